@@ -1,3 +1,9 @@
 //! The outside world: one adapter per system, and what every role needs to speak to it.
 
+pub mod checkpoint;
+pub mod clock;
 pub mod embedded;
+pub mod execute;
+pub mod follow;
+pub mod http;
+pub mod log;

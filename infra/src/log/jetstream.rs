@@ -1,0 +1,189 @@
+//! The log in a NATS JetStream stream.
+
+use std::time::Duration;
+
+use async_nats::header::{NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_EXPECTED_STREAM, NATS_MESSAGE_ID};
+use async_nats::jetstream::consumer::{DeliverPolicy, pull};
+use async_nats::jetstream::context::{PublishError, PublishErrorKind};
+use async_nats::jetstream::stream::{Config, DirectGetErrorKind, DiscardPolicy, RetentionPolicy, StorageType, Stream};
+use async_nats::jetstream::{self, ErrorCode};
+use async_nats::{Client, HeaderMap};
+use domain::commit::Hash;
+use domain::{Commit, StreamId};
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, BoxStream};
+use futures_util::{FutureExt, StreamExt};
+
+use super::memory::stored;
+use super::subjects::{ALL, STREAM, subject};
+use super::{AppendError, Appended, EventLog, ReadError, Stored, Unavailable, direct_get};
+
+/// How long an append waits for its acknowledgement before its outcome counts as unknown.
+const ACK_LIMIT: Duration = Duration::from_secs(5);
+
+/// The window of the server's own deduplication: a second belt, bound to the content.
+const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
+
+/// How the log's stream is to be.
+#[derive(Debug, Clone)]
+pub struct LogSettings {
+    /// Copies of each message: 1 on a single server, 3 in a cluster.
+    pub replicas: usize,
+    /// Size at which appends are refused, below the disk's, so that a full disk is a clean error.
+    pub bytes_max: i64,
+}
+
+/// The log in the stream `EVENTS` of a NATS server or cluster.
+#[derive(Debug, Clone)]
+pub struct JetStreamLog {
+    client: Client,
+    context: jetstream::Context,
+}
+
+impl JetStreamLog {
+    /// Opens the log, and makes the stream where there is none yet.
+    ///
+    /// # Errors
+    /// JetStream does not answer, or does not accept the stream.
+    pub async fn open(client: Client, settings: &LogSettings) -> Result<Self, Unavailable> {
+        let context = jetstream::ContextBuilder::new().ack_timeout(ACK_LIMIT).build(client.clone());
+        context.get_or_create_stream(config(settings)).await.map_err(Unavailable::because)?;
+        Ok(Self { client, context })
+    }
+
+    async fn publish(&self, commit: &Commit, expected: u64) -> Result<Appended, AppendError> {
+        let body = commit.to_bytes();
+        let hash = Hash::of(&body);
+        let mut headers = HeaderMap::new();
+        headers.insert(NATS_EXPECTED_STREAM, STREAM);
+        headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, expected.to_string());
+        // The id is that of the content: the server ignores a repeated id whatever comes with it.
+        headers.insert(NATS_MESSAGE_ID, hash.to_string());
+        let sent = self.context.publish_with_headers(subject(&commit.stream), headers, body.into()).await;
+        let acknowledged = sent.map_err(append_error)?.await.map_err(append_error)?;
+        Ok(Appended { sequence: acknowledged.sequence, hash })
+    }
+
+    async fn stream(&self) -> Result<Stream, Unavailable> {
+        self.context.get_stream(STREAM).await.map_err(Unavailable::because)
+    }
+
+    async fn consume(self, after: u64) -> Result<pull::Ordered, Unavailable> {
+        let from = pull::OrderedConfig {
+            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: after + 1 },
+            ..Default::default()
+        };
+        let consumer = self.stream().await?.create_consumer(from).await.map_err(Unavailable::because)?;
+        consumer.messages().await.map_err(Unavailable::because)
+    }
+}
+
+fn config(settings: &LogSettings) -> Config {
+    Config {
+        name: STREAM.to_owned(),
+        description: Some("Every commit of the shop, in order, for ever".to_owned()),
+        subjects: vec![ALL.to_owned()],
+        retention: RetentionPolicy::Limits,
+        discard: DiscardPolicy::New,
+        storage: StorageType::File,
+        num_replicas: settings.replicas,
+        max_bytes: settings.bytes_max,
+        max_messages: -1,
+        max_messages_per_subject: -1,
+        max_consumers: -1,
+        duplicate_window: DUPLICATE_WINDOW,
+        deny_delete: true,
+        deny_purge: true,
+        allow_direct: true,
+        allow_atomic_publish: true,
+        ..Default::default()
+    }
+}
+
+/// Tells what certainly was not appended from what may have been.
+fn append_error(error: PublishError) -> AppendError {
+    let code = std::error::Error::source(&error)
+        .and_then(|source| source.downcast_ref::<jetstream::Error>())
+        .map(jetstream::Error::error_code);
+    let conflict =
+        [ErrorCode::STREAM_WRONG_LAST_SEQUENCE, ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT];
+    match (error.kind(), code) {
+        (PublishErrorKind::WrongLastSequence, _) => AppendError::Conflict,
+        (_, Some(code)) if conflict.contains(&code) => AppendError::Conflict,
+        // The server answered with an error, so it did not store the message.
+        (_, Some(_)) => AppendError::NotAppended(Unavailable::because(error)),
+        (PublishErrorKind::StreamNotFound | PublishErrorKind::MaxPayloadExceeded, None) => {
+            AppendError::NotAppended(Unavailable::because(error))
+        }
+        (_, None) => AppendError::Unknown(Unavailable::because(error)),
+    }
+}
+
+impl EventLog for JetStreamLog {
+    fn append<'a>(
+        &'a self,
+        commit: &'a Commit,
+        expected: u64,
+    ) -> BoxFuture<'a, Result<Appended, AppendError>> {
+        self.publish(commit, expected).boxed()
+    }
+
+    fn load<'a>(
+        &'a self,
+        stream: &'a StreamId,
+        after: u64,
+    ) -> BoxFuture<'a, Result<Vec<Stored>, ReadError>> {
+        async move { direct_get::load(&self.client, &subject(stream), after).await }.boxed()
+    }
+
+    fn read(&self, sequence: u64) -> BoxFuture<'_, Result<Option<Stored>, ReadError>> {
+        async move {
+            let handle = self.context.get_stream_no_info(STREAM).await.map_err(Unavailable::because)?;
+            match handle.direct_get(sequence).await {
+                Ok(message) => stored(sequence, &message.payload).map(Some),
+                Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
+                Err(error) => Err(Unavailable::because(error).into()),
+            }
+        }
+        .boxed()
+    }
+
+    fn follow(&self, after: u64) -> BoxStream<'static, Result<Stored, ReadError>> {
+        let messages = self.clone().consume(after).into_stream().flat_map(|opened| match opened {
+            Ok(messages) => messages.map(decode).boxed(),
+            Err(unavailable) => stream::once(async { Err(unavailable.into()) }).boxed(),
+        });
+        let in_order = messages.scan(Some(after), |last, item| {
+            let checked = last.map(|last| contiguous(last, item));
+            *last = match &checked {
+                Some(Ok(stored)) => Some(stored.sequence),
+                _ => None,
+            };
+            async { checked }
+        });
+        in_order.boxed()
+    }
+
+    fn end(&self) -> BoxFuture<'_, Result<u64, Unavailable>> {
+        async move { Ok(self.stream().await?.cached_info().state.last_sequence) }.boxed()
+    }
+}
+
+fn decode(
+    message: Result<jetstream::Message, pull::OrderedError>,
+) -> Result<Stored, ReadError> {
+    let message = message.map_err(Unavailable::because)?;
+    let sequence = message.info().map_err(Unavailable::because)?.stream_sequence;
+    stored(sequence, &message.payload)
+}
+
+/// Nothing is ever deleted from the log, so a gap is the reader's fault and must not pass.
+fn contiguous(last: u64, item: Result<Stored, ReadError>) -> Result<Stored, ReadError> {
+    match item {
+        Ok(stored) if stored.sequence != last + 1 => {
+            let reason = format!("position {} came after {last}", stored.sequence);
+            Err(Unavailable::because(reason).into())
+        }
+        item => item,
+    }
+}

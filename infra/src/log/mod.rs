@@ -1,0 +1,98 @@
+//! The log: the one place where the shop's truth is appended and followed.
+//!
+//! [`EventLog`] is the contract; [`JetStreamLog`] keeps it in production, [`MemoryLog`] in tests
+//! and simulations. Both pass the same suite, `tests/log_contract.rs`.
+
+mod direct_get;
+mod jetstream;
+mod memory;
+mod subjects;
+
+use domain::commit::{DecodeError, Hash};
+use domain::{Commit, StreamId};
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+
+pub use jetstream::{JetStreamLog, LogSettings};
+pub use memory::MemoryLog;
+pub use subjects::subject;
+
+/// A commit as the log has it.
+#[derive(Debug, Clone)]
+pub struct Stored {
+    /// Position in the log: 1, 2, 3, … without gaps.
+    pub sequence: u64,
+    pub commit: Commit,
+    /// Of the commit's bytes as stored.
+    pub hash: Hash,
+}
+
+/// Where a commit was appended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Appended {
+    pub sequence: u64,
+    pub hash: Hash,
+}
+
+/// The log can't do it now; it may be able to later.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("the log is unavailable: {reason}")]
+pub struct Unavailable {
+    pub reason: String,
+}
+
+impl Unavailable {
+    pub fn because(reason: impl std::fmt::Display) -> Self {
+        Self { reason: reason.to_string() }
+    }
+}
+
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum AppendError {
+    /// The stream's last commit is not the expected one. Nothing was appended.
+    #[error("another commit was appended to the stream first")]
+    Conflict,
+    /// Nothing was appended, and the world is to blame.
+    #[error("nothing was appended")]
+    NotAppended(#[source] Unavailable),
+    /// It may or may not have been appended: read back to know.
+    #[error("whether it was appended is unknown")]
+    Unknown(#[source] Unavailable),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+    /// The message at this position is not a commit that this build can read.
+    #[error("the commit at position {sequence} is not readable")]
+    Unreadable { sequence: u64, #[source] source: DecodeError },
+}
+
+/// An append-only log of commits, in which every stream has its own gapless versions.
+pub trait EventLog: Send + Sync + 'static {
+    /// Appends the commit if the last commit of its stream has the position `expected` (0: none).
+    /// When it returns, the commit is on disk and findable.
+    fn append<'a>(
+        &'a self,
+        commit: &'a Commit,
+        expected: u64,
+    ) -> BoxFuture<'a, Result<Appended, AppendError>>;
+
+    /// All commits of one stream after the position `after`, in order.
+    fn load<'a>(
+        &'a self,
+        stream: &'a StreamId,
+        after: u64,
+    ) -> BoxFuture<'a, Result<Vec<Stored>, ReadError>>;
+
+    /// The commit at a position, if the log reaches that far.
+    fn read(&self, sequence: u64) -> BoxFuture<'_, Result<Option<Stored>, ReadError>>;
+
+    /// Every commit after the position `after`, in order, then each new one as it comes.
+    /// The stream ends with its first error; follow again from the last position seen.
+    fn follow(&self, after: u64) -> BoxStream<'static, Result<Stored, ReadError>>;
+
+    /// Position of the last commit, 0 when the log is empty.
+    fn end(&self) -> BoxFuture<'_, Result<u64, Unavailable>>;
+}
