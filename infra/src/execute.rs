@@ -10,7 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use domain::cart::Cart;
 use domain::commit::{ENVELOPE_VERSION, Hash};
+use domain::order::Order;
+use domain::payment::Payment;
+use domain::product::Product;
+use domain::stock::Stock;
 use domain::{Aggregate, Commit, CommandId, RecordedEvent, StreamId};
 use moka::future::Cache;
 use tokio::sync::Mutex;
@@ -41,6 +46,28 @@ pub struct Executor<A: Aggregate> {
     clock: Clock,
     settings: Settings,
     entries: Cache<StreamId, Arc<Mutex<Entry<A>>>>,
+}
+
+/// The executors of all the shop's aggregates. One set serves all roles of a process, so that
+/// they share what is in memory.
+pub struct Executors {
+    pub products: Executor<Product>,
+    pub stock: Executor<Stock>,
+    pub carts: Executor<Cart>,
+    pub orders: Executor<Order>,
+    pub payments: Executor<Payment>,
+}
+
+impl Executors {
+    pub fn new(log: &Arc<dyn EventLog>, clock: &Clock, settings: &Settings) -> Self {
+        Self {
+            products: Executor::new(log.clone(), clock.clone(), settings.clone()),
+            stock: Executor::new(log.clone(), clock.clone(), settings.clone()),
+            carts: Executor::new(log.clone(), clock.clone(), settings.clone()),
+            orders: Executor::new(log.clone(), clock.clone(), settings.clone()),
+            payments: Executor::new(log.clone(), clock.clone(), settings.clone()),
+        }
+    }
 }
 
 /// Who asks for what, and how it is recognised when it is asked again.

@@ -7,3 +7,5 @@ pub mod execute;
 pub mod follow;
 pub mod http;
 pub mod log;
+pub mod payment;
+pub mod timers;

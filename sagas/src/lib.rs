@@ -1,1 +1,14 @@
-//! sagas
+//! Sagas: events in, commands out, until a checkout has come to its good or its orderly end.
+
+pub mod checkout;
+pub mod payment;
+pub mod runner;
+pub mod saga;
+mod queues;
+mod settle;
+
+#[cfg(test)]
+mod spec;
+
+pub use checkout::Checkout;
+pub use runner::{Sagas, Settings};

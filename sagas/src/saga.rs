@@ -1,0 +1,38 @@
+//! What all sagas have in common: what they are told, and what they can ask for.
+//!
+//! A saga is an aggregate turned round. It is told what happened ([`Input`]), records in its own
+//! stream what it makes of that, and asks for actions as data. The order of work is fixed: react,
+//! record, act, and only then is the input done with. A crash anywhere in between repeats the
+//! input; the record is found done before, and so is each command, because their ids derive from
+//! the input's.
+
+use chrono::{DateTime, Utc};
+use domain::{Command, Event, StreamId};
+
+/// What a saga is told.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Input {
+    /// Something happened in a stream.
+    Event { stream: StreamId, event: Event, at: DateTime<Utc> },
+    /// A timer of the saga's own fired.
+    Timer { name: String, generation: u32 },
+}
+
+/// What a saga asks for.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Give a command. The step's name and the input's id make the command's id.
+    Execute { step: String, command: Command },
+    /// Get an outcome for the payment's open request; `generation` is that of the timer, if one
+    /// fired.
+    SettlePayment { generation: Option<u32> },
+    SetTimer { name: &'static str, generation: u32, at: DateTime<Utc> },
+    CancelTimer { name: &'static str },
+}
+
+impl Action {
+    /// Shorthand for a step that gives a command.
+    pub fn execute(step: impl Into<String>, command: Command) -> Self {
+        Self::Execute { step: step.into(), command }
+    }
+}

@@ -1,0 +1,288 @@
+//! The checkout told as stories: what happens, and what the saga asks for.
+
+use chrono::{DateTime, Duration};
+use domain::order::{Address, Buyer, Line, Reason};
+use domain::{Aggregate, CartId, Command, Event as Happened, Money, OrderId, Sku, StreamId};
+use domain::{cart, order, payment, stock};
+use uuid::Uuid;
+
+use crate::checkout::Checkout;
+use crate::saga::{Action, Input};
+
+const ORDER: OrderId = OrderId(Uuid::from_u128(7));
+const CART: CartId = CartId(Uuid::from_u128(3));
+
+/// The saga so far, and the last input, to be told again.
+#[derive(Default)]
+struct Story {
+    state: Checkout,
+}
+
+impl Story {
+    /// Tells the saga something; the steps that it asks for come back by name.
+    fn tell(&mut self, input: &Input) -> Vec<String> {
+        let decide = |state: &Checkout| state.decide((input.clone(), Duration::minutes(15))).unwrap();
+        let recorded = decide(&self.state);
+        recorded.iter().for_each(|event| self.state.evolve(event));
+        assert_eq!(decide(&self.state), vec![], "told twice, it records nothing new: {input:?}");
+        let actions = self.state.actions(ORDER, input, &recorded);
+        actions.iter().map(name).collect()
+    }
+
+    fn happens(&mut self, stream: &str, event: impl Into<Told>) -> Vec<String> {
+        let Told(event) = event.into();
+        self.tell(&Input::Event { stream: stream.parse().unwrap(), event, at: DateTime::UNIX_EPOCH })
+    }
+
+    fn checked_out() -> Self {
+        let mut story = Self::default();
+        assert_eq!(story.happens(&cart_stream(), checked_out()), ["place", "set deadline"]);
+        story
+    }
+
+    fn placed() -> Self {
+        let mut story = Self::checked_out();
+        assert_eq!(story.happens(&order_stream(), placed()), ["reserve/CUP 1", "reserve/MUG 5"]);
+        story
+    }
+
+    fn held() -> Self {
+        let mut story = Self::placed();
+        assert!(story.happens("stock/MUG", reserved(5)).is_empty());
+        assert_eq!(story.happens("stock/CUP", reserved(1)), ["authorize 23.00 GBP"]);
+        story
+    }
+
+    fn authorized() -> Self {
+        let mut story = Self::held();
+        assert_eq!(story.happens(&payment_stream(), authorized()), ["confirm"]);
+        story
+    }
+
+    fn confirmed() -> Self {
+        let mut story = Self::authorized();
+        let steps = story.happens(&order_stream(), order::Event::Confirmed {});
+        assert_eq!(steps, ["cancel deadline", "capture", "sell/CUP", "sell/MUG"]);
+        story
+    }
+
+    fn deadline(&mut self) -> Vec<String> {
+        self.tell(&Input::Timer { name: "deadline".into(), generation: 0 })
+    }
+
+    /// From the release of both lines to the end.
+    fn ends(mut self, given_back: fn(u32) -> stock::Event, last_steps: &[&str]) {
+        assert!(self.happens("stock/MUG", given_back(5)).is_empty());
+        assert_eq!(self.happens("stock/CUP", given_back(1)), last_steps);
+        assert!(self.happens(&order_stream(), order::Event::Cancelled { reason: Reason::OutOfStock }).is_empty());
+        assert!(self.deadline().is_empty(), "the end is final");
+    }
+}
+
+struct Told(Happened);
+
+impl From<cart::Event> for Told {
+    fn from(event: cart::Event) -> Self {
+        Self(Happened::Cart(event))
+    }
+}
+impl From<stock::Event> for Told {
+    fn from(event: stock::Event) -> Self {
+        Self(Happened::Stock(event))
+    }
+}
+impl From<order::Event> for Told {
+    fn from(event: order::Event) -> Self {
+        Self(Happened::Order(event))
+    }
+}
+impl From<payment::Event> for Told {
+    fn from(event: payment::Event) -> Self {
+        Self(Happened::Payment(event))
+    }
+}
+
+fn name(action: &Action) -> String {
+    match action {
+        Action::Execute { step, command } => match command {
+            Command::Stock(_, stock::Command::Reserve { quantity, .. } | stock::Command::Return { quantity, .. }) => {
+                format!("{step} {quantity}")
+            }
+            Command::Payment(_, payment::Command::Authorize { amount, .. }) => format!("{step} {amount}"),
+            Command::Order(_, order::Command::Cancel { reason }) => format!("{step} {}", reason.code()),
+            _ => step.clone(),
+        },
+        Action::SettlePayment { .. } => "settle".to_owned(),
+        Action::SetTimer { name, .. } => format!("set {name}"),
+        Action::CancelTimer { name } => format!("cancel {name}"),
+    }
+}
+
+fn cart_stream() -> String {
+    StreamId::of::<cart::Cart>(CART).to_string()
+}
+
+fn order_stream() -> String {
+    StreamId::of::<order::Order>(ORDER).to_string()
+}
+
+fn payment_stream() -> String {
+    StreamId::of::<payment::Payment>(ORDER).to_string()
+}
+
+fn gbp(amount: i64) -> Money {
+    Money::new(amount, "GBP".parse().unwrap())
+}
+
+fn line(code: &str, quantity: u32, price: i64) -> Line {
+    let sku: Sku = code.parse().unwrap();
+    let total = gbp(price).times(quantity).unwrap();
+    Line { sku, title: code.to_owned(), quantity, unit_price: gbp(price), total }
+}
+
+fn buyer() -> Buyer {
+    let text = |text: &str| text.to_owned();
+    let address = Address {
+        name: text("Alice"),
+        line1: text("1 High Street"),
+        line2: None,
+        city: text("Leeds"),
+        region: None,
+        postal_code: text("LS1 1AA"),
+        country: text("GB"),
+    };
+    Buyer { email: text("alice@example.com"), shipping_address: address }
+}
+
+/// Two lines of one SKU among them.
+fn lines() -> Vec<Line> {
+    vec![line("MUG", 2, 400), line("CUP", 1, 300), line("MUG", 3, 400)]
+}
+
+fn checked_out() -> cart::Event {
+    let payment = cart::PaymentMethod { method: "sandbox".into(), token: "tok_approve".into() };
+    cart::Event::CheckedOut { order_id: ORDER, lines: lines(), total: gbp(2300), payment, personal: buyer() }
+}
+
+fn placed() -> order::Event {
+    order::Event::Placed { cart_id: CART, lines: lines(), total: gbp(2300), personal: buyer() }
+}
+
+fn reserved(quantity: u32) -> stock::Event {
+    stock::Event::Reserved { order_id: ORDER, quantity }
+}
+
+fn released(quantity: u32) -> stock::Event {
+    stock::Event::Released { order_id: ORDER, quantity }
+}
+
+fn returned(quantity: u32) -> stock::Event {
+    stock::Event::Returned { order_id: ORDER, quantity }
+}
+
+fn refused() -> stock::Event {
+    stock::Event::ReservationRefused { order_id: ORDER, free: 0, asked: 1 }
+}
+
+fn authorized() -> payment::Event {
+    payment::Event::Authorized { amount: gbp(2300), provider_reference: "p-1".into() }
+}
+
+fn declined() -> payment::Event {
+    payment::Event::Declined { reason: "insufficient_funds".into() }
+}
+
+#[test]
+fn all_goes_well() {
+    let mut story = Story::confirmed();
+    assert!(story.happens(&payment_stream(), payment::Event::Captured { amount: gbp(2300) }).is_empty());
+    assert!(story.deadline().is_empty(), "a late deadline changes nothing");
+}
+
+#[test]
+fn a_sold_out_line_ends_it_before_any_money_moves() {
+    let mut story = Story::placed();
+    assert!(story.happens("stock/CUP", refused()).is_empty(), "waits for the other line's answer");
+    let steps = story.happens("stock/MUG", reserved(5));
+    assert_eq!(steps, ["cancel deadline", "release/CUP", "release/MUG"]);
+    assert_eq!(story.happens("stock/MUG", released(5)), ["reopen", "cancel out_of_stock"]);
+}
+
+#[test]
+fn nothing_held_means_nothing_to_release() {
+    let mut story = Story::placed();
+    assert!(story.happens("stock/CUP", refused()).is_empty());
+    let steps = story.happens("stock/MUG", refused());
+    assert_eq!(steps, ["cancel deadline", "reopen", "cancel out_of_stock"]);
+}
+
+#[test]
+fn a_declined_payment_leaves_nothing_held() {
+    let mut story = Story::held();
+    let steps = story.happens(&payment_stream(), declined());
+    assert_eq!(steps, ["cancel deadline", "release/CUP", "release/MUG"]);
+    story.ends(released, &["reopen", "cancel payment_declined"]);
+}
+
+#[test]
+fn without_payment_in_time_the_money_is_taken_back_first() {
+    let mut story = Story::held();
+    assert_eq!(story.deadline(), ["cancel deadline", "undo"]);
+    assert!(story.happens(&payment_stream(), authorized()).is_empty(), "the late success is voided by the payment");
+    let steps = story.happens(&payment_stream(), payment::Event::Voided {});
+    assert_eq!(steps, ["release/CUP", "release/MUG"]);
+    story.ends(released, &["reopen", "cancel payment_timed_out"]);
+}
+
+#[test]
+fn a_cancellation_while_stock_is_asked_for_waits_for_the_answers() {
+    let mut story = Story::placed();
+    let steps = story.happens(&order_stream(), order::Event::CancellationRequested {});
+    assert_eq!(steps, ["cancel deadline"]);
+    assert!(story.happens("stock/CUP", reserved(1)).is_empty());
+    assert_eq!(story.happens("stock/MUG", reserved(5)), ["release/CUP", "release/MUG"]);
+    story.ends(released, &["reopen", "cancel cancelled_by_buyer"]);
+}
+
+#[test]
+fn a_cancellation_overtakes_the_confirmation() {
+    let mut story = Story::authorized();
+    let steps = story.happens(&order_stream(), order::Event::CancellationRequested {});
+    assert_eq!(steps, ["cancel deadline", "undo"]);
+    assert_eq!(story.happens(&payment_stream(), payment::Event::Voided {}), ["release/CUP", "release/MUG"]);
+    story.ends(released, &["reopen", "cancel cancelled_by_buyer"]);
+}
+
+#[test]
+fn a_confirmed_order_is_refunded_and_its_goods_return() {
+    for captured_before in [true, false] {
+        let mut story = Story::confirmed();
+        let captured = payment::Event::Captured { amount: gbp(2300) };
+        if captured_before {
+            story.happens(&payment_stream(), captured.clone());
+        }
+        let steps = story.happens(&order_stream(), order::Event::CancellationRequested {});
+        assert_eq!(steps, ["cancel deadline", "undo"]);
+        if !captured_before {
+            assert!(story.happens(&payment_stream(), captured).is_empty());
+        }
+        let steps = story.happens(&payment_stream(), payment::Event::Refunded { amount: gbp(2300) });
+        assert_eq!(steps, ["return/CUP 1", "return/MUG 5"]);
+        story.ends(returned, &["cancel cancelled_by_buyer"]);
+    }
+}
+
+#[test]
+fn only_the_first_reason_counts() {
+    let mut story = Story::held();
+    story.happens(&payment_stream(), declined());
+    assert!(story.deadline().is_empty());
+    assert!(story.happens(&order_stream(), order::Event::CancellationRequested {}).is_empty());
+}
+
+#[test]
+fn a_deadline_before_the_order_is_placed_reserves_nothing() {
+    let mut story = Story::checked_out();
+    assert_eq!(story.deadline(), ["cancel deadline"]);
+    assert_eq!(story.happens(&order_stream(), placed()), ["reopen", "cancel payment_timed_out"]);
+}
