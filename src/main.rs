@@ -1,1 +1,47 @@
-fn main() {}
+//! Cartulary's one binary: every role, and every tool for who works with them.
+
+mod addresses;
+mod config;
+mod demo;
+mod dev;
+mod health;
+mod history;
+mod import;
+mod platform;
+mod serve;
+mod shutdown;
+mod starter;
+mod telemetry;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use config::{Cli, Verb};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("cartulary: the runtime does not start: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    let outcome = runtime.block_on(run(cli));
+    // What still hangs on the network must not hold up the end.
+    runtime.shutdown_background();
+    outcome.unwrap_or_else(|error| {
+        eprintln!("cartulary: {error:#}");
+        ExitCode::from(2)
+    })
+}
+
+async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    match cli.verb {
+        Verb::Dev(options) => dev::run(options).await,
+        Verb::Serve(options) => serve::run(options).await,
+        Verb::Import(options) => import::run(options).await,
+        Verb::History(options) => history::run(options).await,
+        Verb::Demo(options) => demo::run(options).await,
+    }
+}

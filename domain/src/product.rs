@@ -259,7 +259,8 @@ fn check_price(checks: &mut Checks, pointer: &str, price: Money) {
 }
 
 /// GS1 General Specifications, 7.9: weights 3 and 1 alternate from the right.
-fn is_gtin(text: &str) -> bool {
+#[must_use]
+pub fn is_gtin(text: &str) -> bool {
     let digits = text.bytes().all(|b| b.is_ascii_digit());
     let weighed = |sum: u32, (index, digit): (usize, u8)| {
         sum + u32::from(digit - b'0') * if index % 2 == 0 { 1 } else { 3 }

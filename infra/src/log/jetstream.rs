@@ -51,6 +51,22 @@ impl JetStreamLog {
         Ok(Self { client, context })
     }
 
+    /// Opens a log that is there already, to read it.
+    ///
+    /// # Errors
+    /// JetStream does not answer, or has no such stream.
+    pub async fn existing(client: Client) -> Result<Self, Unavailable> {
+        let context = jetstream::ContextBuilder::new().ack_timeout(ACK_LIMIT).build(client.clone());
+        context.get_stream(STREAM).await.map_err(Unavailable::because)?;
+        Ok(Self { client, context })
+    }
+
+    /// The log's JetStream, for streams beside it.
+    #[must_use]
+    pub fn context(&self) -> &jetstream::Context {
+        &self.context
+    }
+
     async fn publish(&self, commit: &Commit, expected: u64) -> Result<Appended, AppendError> {
         let body = commit.to_bytes();
         let hash = Hash::of(&body);

@@ -1,0 +1,220 @@
+//! All settings, each as a flag, an environment variable, and the text that explains both.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::history::filter::Moment;
+
+/// An event-sourced commerce platform: commands append to a NATS JetStream log, projections build
+/// read models in Postgres, sagas drive checkout and payment.
+#[derive(Debug, Parser)]
+#[command(name = "cartulary", version, propagate_version = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Run the whole platform in one process, with its own nats-server and Postgres.
+    Dev(Dev),
+    /// Run one or more roles in one process, on a nats-server and a Postgres that run already.
+    Serve(Serve),
+    /// Bring data in, through commands.
+    Import(Import),
+    /// Read the log.
+    History(History),
+    /// Walk through a purchase and a declined one, and show what they leave behind.
+    Demo(Demo),
+}
+
+/// What a process can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Role {
+    CommandApi,
+    Projections,
+    QueryApi,
+    Sagas,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct Dev {
+    #[command(flatten)]
+    pub data: DataDir,
+    #[command(flatten)]
+    pub platform: Platform,
+    /// Leave an empty shop empty, instead of filling it with the starter catalogue.
+    #[arg(long, env = "CARTULARY_NO_SEED", value_parser = clap::builder::FalseyValueParser::new())]
+    pub no_seed: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct Serve {
+    /// The roles to run.
+    #[arg(required = true, value_enum)]
+    pub roles: Vec<Role>,
+    #[command(flatten)]
+    pub platform: Platform,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct DataDir {
+    /// Folder that keeps everything: the log, the read models, and the addresses of what runs.
+    #[arg(long, env = "CARTULARY_DATA_DIR", default_value = "data")]
+    pub data_dir: PathBuf,
+}
+
+/// The settings of the platform itself, whoever starts it.
+#[derive(Debug, Clone, Args)]
+pub struct Platform {
+    /// Port of the HTTP APIs; 0 takes any free one [default: 8080, or a free one if it's taken]
+    #[arg(long, env = "CARTULARY_PORT")]
+    pub port: Option<u16>,
+    /// Address that the HTTP APIs listen on.
+    #[arg(long, env = "CARTULARY_HOST", default_value = "127.0.0.1")]
+    pub host: std::net::IpAddr,
+    /// The log's nats-server, such as nats://user:password@host:4222; `dev` starts its own without.
+    #[arg(long, env = "NATS_URL", hide_env_values = true)]
+    pub nats_url: Option<String>,
+    /// The read models' Postgres, such as postgres://user:password@host/database; `dev` starts its
+    /// own without.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    pub database_url: Option<String>,
+    /// Copies of each message of the log: 1 on a single server, 3 in a cluster.
+    #[arg(long, env = "CARTULARY_LOG_REPLICAS", default_value_t = 1)]
+    pub log_replicas: usize,
+    /// Size in bytes at which the log refuses appends, to be below the disk's; it's fixed when the
+    /// log is made [default: half of the free disk in `dev`, else unlimited]
+    #[arg(long, env = "CARTULARY_LOG_BYTES_MAX")]
+    pub log_bytes_max: Option<i64>,
+    /// Most connections to Postgres.
+    #[arg(long, env = "CARTULARY_DATABASE_CONNECTIONS_MAX", default_value_t = 24)]
+    pub database_connections_max: u32,
+    /// For how many days an Idempotency-Key is recognised.
+    #[arg(long, env = "CARTULARY_IDEMPOTENCY_KEEP_DAYS", default_value_t = 30)]
+    pub idempotency_keep_days: u64,
+    /// Most aggregates of each kind in memory.
+    #[arg(long, env = "CARTULARY_CACHED_AGGREGATES_MAX", default_value_t = 50_000)]
+    pub cached_aggregates_max: u64,
+    /// Seconds that a buyer has to pay, from the checkout on.
+    #[arg(long, env = "CARTULARY_TIME_TO_PAY_S", default_value_t = 900)]
+    pub time_to_pay_s: u64,
+    /// Milliseconds that a query waits for its Min-Log-Position.
+    #[arg(long, env = "CARTULARY_FRESHNESS_LIMIT_MS", default_value_t = 5_000)]
+    pub freshness_limit_ms: u64,
+    /// Log lines as JSON, one object a line.
+    #[arg(long, env = "CARTULARY_LOG_JSON", value_parser = clap::builder::FalseyValueParser::new())]
+    pub log_json: bool,
+}
+
+impl Platform {
+    pub fn execute_settings(&self) -> infra::execute::Settings {
+        infra::execute::Settings {
+            idempotency_keep: Duration::from_secs(self.idempotency_keep_days * 24 * 60 * 60),
+            cached_aggregates_max: self.cached_aggregates_max,
+        }
+    }
+
+    pub fn saga_settings(&self) -> sagas::Settings {
+        sagas::Settings { time_to_pay: Duration::from_secs(self.time_to_pay_s) }
+    }
+}
+
+/// How the tools find the instance that they work with.
+#[derive(Debug, Clone, Args)]
+pub struct Instance {
+    /// URL of a running instance [default: the one whose data folder this is]
+    #[arg(long, env = "CARTULARY_URL")]
+    pub url: Option<String>,
+    #[command(flatten)]
+    pub data: DataDir,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct Import {
+    #[command(subcommand)]
+    pub what: ImportWhat,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub enum ImportWhat {
+    /// Products from a file of JSON lines, plain or gzip: in the project's own form (as POST
+    /// /v1/products takes it, and `stock`), or in that of Icecat/Chorus. Running it again changes
+    /// nothing but what has changed in the file; an interrupted run goes on.
+    Catalogue(ImportCatalogue),
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct ImportCatalogue {
+    /// The file.
+    pub file: PathBuf,
+    /// Currency of prices that come without one (Icecat's, in minor units).
+    #[arg(long, default_value = "EUR")]
+    pub currency: domain::Currency,
+    /// Opening stock of products that come without a figure of their own and have no stock yet.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub stock: u32,
+    /// Products on their way at a time.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1_000))]
+    pub concurrency: u16,
+    #[command(flatten)]
+    pub instance: Instance,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct History {
+    #[command(subcommand)]
+    pub what: HistoryWhat,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub enum HistoryWhat {
+    /// Print events, oldest first.
+    Tail(HistoryTail),
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct HistoryTail {
+    /// Only events of this type; `*` stands for anything, as in `order.*`. May be given again.
+    #[arg(long = "type", value_name = "TYPE")]
+    pub types: Vec<String>,
+    /// Only the events of this stream, such as `order/6f1c0e0a-…` or `stock/KET-01`.
+    #[arg(long, value_name = "CATEGORY/ID")]
+    pub id: Option<domain::StreamId>,
+    /// From this moment on: a log position, a time (2026-11-23, 2026-11-23T10:00:00Z), or how long
+    /// ago (90s, 15m, 2h, 7d).
+    #[arg(long, value_name = "MOMENT")]
+    pub since: Option<Moment>,
+    /// Up to this moment, in the same forms.
+    #[arg(long, value_name = "MOMENT", conflicts_with = "follow")]
+    pub until: Option<Moment>,
+    /// Only the last so many of them.
+    #[arg(long, value_name = "EVENTS", conflicts_with = "follow")]
+    pub last: Option<usize>,
+    /// Go on printing as events come, until Ctrl-C.
+    #[arg(long, short)]
+    pub follow: bool,
+    /// One CloudEvents 1.0 object a line.
+    #[arg(long)]
+    pub json: bool,
+    /// With the buyers' personal data, which is left out otherwise.
+    #[arg(long)]
+    pub personal: bool,
+    /// The log's nats-server [default: that of the instance whose data folder this is]
+    #[arg(long, env = "NATS_URL", hide_env_values = true)]
+    pub nats_url: Option<String>,
+    #[command(flatten)]
+    pub data: DataDir,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct Demo {
+    /// URL of a running instance [default: one of its own, in a temporary folder]
+    #[arg(long, env = "CARTULARY_URL")]
+    pub url: Option<String>,
+    /// Data folder of the instance at that URL, where its log's address is found.
+    #[arg(long, env = "CARTULARY_DATA_DIR", default_value = "data")]
+    pub data_dir: PathBuf,
+}

@@ -1,0 +1,44 @@
+//! `cartulary import`: bring data in, through commands.
+
+pub mod catalogue;
+mod client;
+mod forms;
+mod lines;
+mod progress;
+
+use std::process::ExitCode;
+
+use crate::config::{Import, ImportCatalogue, ImportWhat};
+
+pub use client::Client;
+
+pub async fn run(options: Import) -> anyhow::Result<ExitCode> {
+    match options.what {
+        ImportWhat::Catalogue(options) => import_catalogue(options).await,
+    }
+}
+
+async fn import_catalogue(options: ImportCatalogue) -> anyhow::Result<ExitCode> {
+    let url = crate::addresses::http(&options.instance)?;
+    let bytes = std::fs::metadata(&options.file).map(|metadata| metadata.len()).unwrap_or(0);
+    let file = std::fs::File::open(&options.file)
+        .map_err(|error| anyhow::anyhow!("{}: {error}", options.file.display()))?;
+    let progress = progress::Progress::new(&options.file, bytes);
+    let settings = catalogue::Settings {
+        currency: options.currency,
+        stock: options.stock,
+        concurrency: usize::from(options.concurrency),
+    };
+    let import = catalogue::import(&Client::new(url)?, Box::new(file), &settings, &progress);
+    let summary = tokio::select! {
+        summary = import => summary?,
+        interrupted = crate::shutdown::requested() => {
+            interrupted?;
+            progress.finish();
+            anyhow::bail!("interrupted; the same command again goes on where this one stopped");
+        }
+    };
+    progress.finish();
+    println!("{summary}");
+    Ok(if summary.bad == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
