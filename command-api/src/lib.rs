@@ -1,1 +1,65 @@
-//! command-api
+//! HTTP commands: each becomes one command to one aggregate, and its outcome an answer.
+
+mod carts;
+mod error;
+mod idempotency;
+mod orders;
+mod products;
+mod request;
+mod settled;
+mod stock;
+
+use std::sync::Arc;
+
+use infra::checkpoint::Checkpoints;
+use infra::execute::Executors;
+use infra::log::EventLog;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use idempotency::InProgress;
+use settled::Settled;
+
+/// What the command API works with.
+pub struct CommandApi {
+    log: Arc<dyn EventLog>,
+    executors: Arc<Executors>,
+    checkpoints: Arc<Checkpoints>,
+    payment_methods: Vec<String>,
+    in_progress: InProgress,
+    settled: Settled,
+}
+
+impl CommandApi {
+    /// Payment methods are the names that a checkout may pay with.
+    pub fn new(
+        log: Arc<dyn EventLog>,
+        executors: Arc<Executors>,
+        checkpoints: Arc<Checkpoints>,
+        payment_methods: Vec<String>,
+    ) -> Self {
+        let (in_progress, settled) = (InProgress::default(), Settled::default());
+        Self { log, executors, checkpoints, payment_methods, in_progress, settled }
+    }
+
+    /// Follows the log for those who wait for an order to be settled. Runs until it is dropped.
+    pub async fn run(&self) {
+        self.settled.run(self.log.clone()).await;
+    }
+}
+
+/// The routes, with their description for OpenAPI.
+pub fn router(api: Arc<CommandApi>) -> OpenApiRouter {
+    OpenApiRouter::new()
+        .routes(routes!(products::create))
+        .routes(routes!(products::change))
+        .routes(routes!(products::set_price))
+        .routes(routes!(products::withdraw))
+        .routes(routes!(stock::receive))
+        .routes(routes!(stock::adjust))
+        .routes(routes!(carts::create))
+        .routes(routes!(carts::set_line))
+        .routes(routes!(carts::check_out))
+        .routes(routes!(orders::cancel))
+        .with_state(api)
+}

@@ -153,6 +153,18 @@ impl<A: Aggregate> Executor<A> {
         Ok(Loaded { state: entry.state.clone(), version: entry.version, sequence: entry.sequence })
     }
 
+    /// The stream's version as it is now, 0 if it has no events.
+    ///
+    /// # Errors
+    /// The log does not answer, or holds what this build can't read.
+    pub async fn version(&self, id: impl std::fmt::Display) -> Result<u64, ReadError> {
+        let stream = StreamId::of::<A>(id);
+        let entry = self.entry(&stream).await;
+        let mut entry = entry.lock().await;
+        self.refresh(&stream, &mut entry).await?;
+        Ok(entry.version)
+    }
+
     /// Decides the command and appends its outcome, once, however often it is given.
     ///
     /// # Errors

@@ -1,14 +1,17 @@
 //! What both HTTP APIs share: problems (RFC 9457), bodies, and the log's position in headers.
 
+mod extract;
+
 use axum::Json;
-use axum::extract::{FromRequest, Request};
-use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE, ETAG, RETRY_AFTER};
+use axum::http::header::{CONTENT_TYPE, ETAG, RETRY_AFTER};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use domain::text::Invalid;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use domain::{Currency, Money};
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+pub use extract::{JsonBody, Path, Query, whole_number};
 
 /// Position in the log that an answer reflects, or that a command led to.
 pub const LOG_POSITION: HeaderName = HeaderName::from_static("log-position");
@@ -58,6 +61,30 @@ pub struct FieldProblem {
     pointer: String,
 }
 
+/// An amount in whole minor units (pence, cents) of its currency.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = Money)]
+pub struct MoneyBody {
+    #[schema(example = 1999)]
+    amount: i64,
+    /// ISO 4217.
+    #[schema(value_type = String, example = "GBP")]
+    currency: Currency,
+}
+
+impl From<MoneyBody> for Money {
+    fn from(body: MoneyBody) -> Self {
+        Self::new(body.amount, body.currency)
+    }
+}
+
+impl From<Money> for MoneyBody {
+    fn from(money: Money) -> Self {
+        Self { amount: money.amount, currency: money.currency }
+    }
+}
+
 fn as_number<S: serde::Serializer>(status: &StatusCode, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_u16(status.as_u16())
 }
@@ -90,6 +117,11 @@ impl Problem {
     /// 422 for one field.
     pub fn invalid_field(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
         Self::invalid(vec![Invalid::new(pointer, detail)])
+    }
+
+    /// 400: a parameter behind the `?`, or a header, is not of its form.
+    pub fn bad_parameter(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid_parameter", detail)
     }
 
     /// 503: nothing is wrong with the request; to be sent again after this time.
@@ -134,70 +166,6 @@ impl IntoResponse for Problem {
     }
 }
 
-/// A JSON body, or a problem that says what is wrong with it and where.
-#[derive(Debug)]
-pub struct JsonBody<T>(pub T);
-
-impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
-    type Rejection = Problem;
-
-    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
-        check_content(request.headers())?;
-        let body = axum::body::to_bytes(request.into_body(), BODY_BYTES_MAX).await;
-        let body = body.map_err(|error| {
-            if std::error::Error::source(&error).is_some_and(|source| source.is::<http_body_util::LengthLimitError>()) {
-                let detail = format!("a body is at most {BODY_BYTES_MAX} bytes");
-                Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
-            } else {
-                Problem::new(StatusCode::BAD_REQUEST, "body_not_received", "the body did not arrive whole")
-            }
-        })?;
-        parse(&body).map(Self)
-    }
-}
-
-fn check_content(headers: &HeaderMap) -> Result<(), Problem> {
-    let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let media_type = text(CONTENT_TYPE).split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    let unsupported = |detail| Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail);
-    if media_type != "application/json" && media_type != "application/merge-patch+json" {
-        return Err(unsupported("send JSON, with Content-Type: application/json"));
-    }
-    if headers.contains_key(CONTENT_ENCODING) {
-        return Err(unsupported("send the body without Content-Encoding"));
-    }
-    Ok(())
-}
-
-fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
-    let mut deserializer = serde_json::Deserializer::from_slice(body);
-    let parsed = serde_path_to_error::deserialize(&mut deserializer);
-    let not_json = |error: &serde_json::Error| {
-        Problem::new(StatusCode::BAD_REQUEST, "invalid_json", format!("the body is not JSON: {error}"))
-    };
-    let value = parsed.map_err(|error| {
-        let pointer = pointer(error.path());
-        let error = error.into_inner();
-        match error.classify() {
-            serde_json::error::Category::Data => Problem::invalid_field(pointer, error.to_string()),
-            _ => not_json(&error),
-        }
-    })?;
-    deserializer.end().map_err(|error| not_json(&error))?;
-    Ok(value)
-}
-
-fn pointer(path: &serde_path_to_error::Path) -> String {
-    use serde_path_to_error::Segment;
-    let step = |segment: &Segment| match segment {
-        Segment::Seq { index } => format!("/{index}"),
-        Segment::Map { key } => format!("/{}", domain::text::pointer_step(key)),
-        Segment::Enum { variant } => format!("/{variant}"),
-        Segment::Unknown => String::new(),
-    };
-    path.iter().map(step).collect()
-}
-
 /// `ETag: "<version>"`
 #[must_use]
 pub fn etag(version: impl std::fmt::Display) -> (HeaderName, HeaderValue) {
@@ -223,26 +191,7 @@ pub fn preference<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
-
-    #[test]
-    fn a_wrong_type_is_pointed_at() {
-        let problem = parse::<BTreeMap<String, Vec<u32>>>(br#"{"a/b": [1, 1.5]}"#).unwrap_err();
-        assert_eq!(problem.status, StatusCode::UNPROCESSABLE_ENTITY);
-        assert_eq!(problem.errors[0].pointer, "/a~1b/1");
-    }
-
-    #[test]
-    fn what_is_no_json_is_a_bad_request() {
-        let deep = "[".repeat(10_000);
-        for body in ["", "{", "1 2", "\u{0}", deep.as_str()] {
-            let problem = parse::<serde_json::Value>(body.as_bytes()).unwrap_err();
-            assert_eq!((problem.status, problem.code), (StatusCode::BAD_REQUEST, "invalid_json"), "{body:.9}");
-        }
-        assert!(parse::<String>(b"\"\xff\"").is_err());
-    }
 
     #[test]
     fn preferences_are_found_in_any_company() {

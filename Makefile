@@ -1,0 +1,29 @@
+# What the README and the continuous integration call.
+
+.DEFAULT_GOAL := help
+.PHONY: help run servers build demo test check
+
+CARTULARY := target/release/cartulary
+
+help: ## Show this list
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+run: servers build ## Run the whole platform (ARGS="--port 9000 --data-dir /path")
+	@exec $(CARTULARY) dev $(ARGS)
+
+servers: ## Install nats-server and Postgres where they are missing
+	@infra/local/install-servers.sh
+
+build: ## Build target/release/cartulary
+	cargo build --release --locked --bin cartulary
+
+demo: servers build ## Walk through a purchase and a declined one (CARTULARY_URL= for a running shop)
+	@$(CARTULARY) demo $(ARGS)
+
+test: servers ## Run every test
+	cargo test --locked --workspace
+
+check: ## Formatting, lints, and the tidy test
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- --deny warnings
+	cargo test --locked --test system tidy

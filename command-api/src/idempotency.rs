@@ -1,0 +1,82 @@
+//! Commands that are being carried out: the same one again waits its turn, then finds it done.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use domain::CommandId;
+use infra::http::Problem;
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
+
+/// How long a repeat waits for the first one.
+const TURN_LIMIT: Duration = Duration::from_secs(2);
+
+type Slots = HashMap<CommandId, Arc<AsyncMutex<()>>>;
+
+/// The commands under way in this process.
+#[derive(Debug, Default)]
+pub(crate) struct InProgress(Mutex<Slots>);
+
+/// The right to carry out a command, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Turn<'a> {
+    all: &'a InProgress,
+    id: CommandId,
+    slot: Option<OwnedMutexGuard<()>>,
+}
+
+impl InProgress {
+    /// Waits until nobody else carries out this command.
+    ///
+    /// # Errors
+    /// 409: somebody still does.
+    pub async fn turn(&self, id: CommandId) -> Result<Turn<'_>, Problem> {
+        let slot = self.slots().entry(id).or_default().clone();
+        let mut turn = Turn { all: self, id, slot: None };
+        match tokio::time::timeout(TURN_LIMIT, slot.lock_owned()).await {
+            Ok(slot) => {
+                turn.slot = Some(slot);
+                Ok(turn)
+            }
+            Err(_) => {
+                let detail = "a request with this Idempotency-Key is being carried out; ask again for its outcome";
+                Err(Problem::new(StatusCode::CONFLICT, "command_in_progress", detail).retry_after(1))
+            }
+        }
+    }
+
+    fn slots(&self) -> MutexGuard<'_, Slots> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut slots = self.all.slots();
+        drop(self.slot.take());
+        // Whoever else is interested holds the slot, too.
+        if slots.get(&self.id).is_some_and(|slot| Arc::strong_count(slot) == 1) {
+            slots.remove(&self.id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_repeat_waits_for_the_first_but_not_for_ever() {
+        let all = InProgress::default();
+        let id = CommandId(Uuid::nil());
+        let first = all.turn(id).await.unwrap();
+        let problem = all.turn(id).await.unwrap_err();
+        assert_eq!((problem.status(), problem.code()), (StatusCode::CONFLICT, "command_in_progress"));
+        let (second, ()) = tokio::join!(all.turn(id), async { drop(first) });
+        drop(second.unwrap());
+        assert!(all.slots().is_empty(), "nothing is left behind");
+    }
+}
