@@ -1,1 +1,43 @@
-//! query-api
+//! HTTP queries: what the read models know, and up to which position in the log.
+
+mod answer;
+mod carts;
+mod orders;
+mod products;
+mod search;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use infra::checkpoint::Checkpoints;
+use sqlx::PgPool;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+/// What the query API works with.
+#[derive(Debug)]
+pub struct QueryApi {
+    pool: PgPool,
+    checkpoints: Arc<Checkpoints>,
+    freshness_limit: Duration,
+}
+
+impl QueryApi {
+    /// A query waits up to the limit for its `Min-Log-Position`.
+    #[must_use]
+    pub fn new(pool: PgPool, checkpoints: Arc<Checkpoints>, freshness_limit: Duration) -> Self {
+        Self { pool, checkpoints, freshness_limit }
+    }
+}
+
+/// The routes, with their description for OpenAPI.
+pub fn router(api: Arc<QueryApi>) -> OpenApiRouter {
+    OpenApiRouter::new()
+        .routes(routes!(products::list))
+        .routes(routes!(products::get))
+        .routes(routes!(products::categories))
+        .routes(routes!(search::search))
+        .routes(routes!(carts::get))
+        .routes(routes!(orders::get))
+        .with_state(api)
+}

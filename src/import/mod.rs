@@ -2,15 +2,15 @@
 
 pub mod catalogue;
 mod client;
-mod forms;
+pub mod forms;
 mod lines;
-mod progress;
+pub mod progress;
 
 use std::process::ExitCode;
 
 use crate::config::{Import, ImportCatalogue, ImportWhat};
 
-pub use client::Client;
+pub use client::{Answer, Client};
 
 pub async fn run(options: Import) -> anyhow::Result<ExitCode> {
     match options.what {

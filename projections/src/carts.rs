@@ -1,0 +1,255 @@
+//! Carts, with the prices of the moment.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use domain::{Event, Money, cart, product};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sqlx::types::Json;
+use sqlx::{FromRow, PgConnection, PgPool};
+use uuid::Uuid;
+
+use crate::catalog::snapshot;
+use crate::projection::{Happened, Projection};
+use crate::rows::{Table, storable};
+
+pub const NAME: &str = "carts";
+
+const CARTS: Table = Table { name: "carts", key: "id", columns: &["order_id", "version"] };
+
+/// Titles and prices, so that a cart is shown from one read model at one position.
+const PRODUCTS: Table = Table { name: "products", key: "sku", columns: &["title", "price", "for_sale"] };
+
+pub struct Carts;
+
+/// A row of `carts`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct CartRow {
+    id: Uuid,
+    /// While it's checked out.
+    order_id: Option<Uuid>,
+    version: u64,
+}
+
+/// A row of `products`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+struct ProductRow {
+    sku: String,
+    title: String,
+    price: Option<Money>,
+    for_sale: bool,
+}
+
+/// A row of `lines`.
+#[derive(Debug, Serialize)]
+struct LineRow {
+    cart_id: Uuid,
+    sku: String,
+    quantity: u32,
+    /// Position in the log at which it came into the cart.
+    added: u64,
+}
+
+/// What a batch does to the lines.
+#[derive(Default)]
+struct LineChanges {
+    removed: BTreeSet<(Uuid, String)>,
+    set: BTreeMap<(Uuid, String), LineRow>,
+}
+
+impl Projection for Carts {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn tables(&self) -> &'static [&'static str] {
+        &["carts", "lines", "products"]
+    }
+
+    fn definition(&self) -> &'static str {
+        "create table carts (
+             id uuid primary key,
+             order_id uuid,
+             version bigint not null
+         ) with (fillfactor = 80);
+         create table lines (
+             cart_id uuid,
+             sku text collate \"C\",
+             quantity int not null,
+             added bigint not null,
+             primary key (cart_id, sku)
+         ) with (fillfactor = 80);
+         create table products (
+             sku text collate \"C\" primary key,
+             title text not null,
+             price jsonb,
+             for_sale bool not null
+         )"
+    }
+
+    fn apply<'a>(
+        &'a self,
+        batch: &'a [Happened],
+        transaction: &'a mut PgConnection,
+    ) -> BoxFuture<'a, Result<(), sqlx::Error>> {
+        async move {
+            apply_products(batch, transaction).await?;
+            apply_carts(batch, transaction).await?;
+            apply_lines(batch, transaction).await
+        }
+        .boxed()
+    }
+}
+
+async fn apply_products(batch: &[Happened], transaction: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let ours: Vec<(&str, &product::Event)> = batch
+        .iter()
+        .filter_map(|happened| match &happened.event {
+            Event::Product(event) => Some((happened.stream.id(), event)),
+            _ => None,
+        })
+        .collect();
+    if ours.is_empty() {
+        return Ok(());
+    }
+    let keys: Vec<_> = ours.iter().map(|(sku, _)| (*sku).to_owned()).collect();
+    let mut rows: BTreeMap<String, ProductRow> = PRODUCTS.load(&keys, transaction).await?;
+    for (sku, event) in ours {
+        let new = || ProductRow { sku: sku.to_owned(), ..ProductRow::default() };
+        rows.entry(sku.to_owned()).or_insert_with(new).fold(event);
+    }
+    PRODUCTS.store(rows.values(), transaction).await
+}
+
+async fn apply_carts(batch: &[Happened], transaction: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let ours: Vec<(Uuid, &Happened, &cart::Event)> = batch
+        .iter()
+        .filter_map(|happened| match &happened.event {
+            Event::Cart(event) => Some((happened.stream.id().parse().ok()?, happened, event)),
+            _ => None,
+        })
+        .collect();
+    if ours.is_empty() {
+        return Ok(());
+    }
+    let keys: Vec<_> = ours.iter().map(|(id, ..)| id.to_string()).collect();
+    let mut rows: BTreeMap<String, CartRow> = CARTS.load(&keys, transaction).await?;
+    for (id, happened, event) in ours {
+        let row = rows.entry(id.to_string()).or_insert(CartRow { id, order_id: None, version: 0 });
+        row.version = happened.version;
+        match event {
+            cart::Event::CheckedOut { order_id, .. } => row.order_id = Some(order_id.0),
+            cart::Event::Reopened { .. } => row.order_id = None,
+            cart::Event::Created {} | cart::Event::LineSet { .. } | cart::Event::LineRemoved { .. } => {}
+        }
+    }
+    CARTS.store(rows.values(), transaction).await
+}
+
+/// Only the lines that change are written, however many the cart has.
+async fn apply_lines(batch: &[Happened], transaction: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let mut changes = LineChanges::default();
+    for happened in batch {
+        if let (Event::Cart(event), Ok(cart_id)) = (&happened.event, happened.stream.id().parse()) {
+            changes.fold(cart_id, happened.position, event);
+        }
+    }
+    if !changes.removed.is_empty() {
+        let (carts, skus): (Vec<Uuid>, Vec<String>) = changes.removed.into_iter().unzip();
+        let delete = "delete from lines using unnest($1::uuid[], $2::text[]) as gone (cart_id, sku)
+                      where lines.cart_id = gone.cart_id and lines.sku = gone.sku";
+        sqlx::query(delete).bind(carts).bind(skus).execute(&mut *transaction).await?;
+    }
+    if !changes.set.is_empty() {
+        let rows = changes.set.values().map(storable).collect::<Result<Vec<Value>, _>>();
+        let rows = rows.map_err(|error| sqlx::Error::Encode(error.into()))?;
+        // A line that was there keeps its place.
+        let upsert = "insert into lines select * from jsonb_populate_recordset(null::lines, $1)
+                      on conflict (cart_id, sku) do update set quantity = excluded.quantity";
+        sqlx::query(upsert).bind(Json(rows)).execute(transaction).await?;
+    }
+    Ok(())
+}
+
+impl LineChanges {
+    fn fold(&mut self, cart_id: Uuid, position: u64, event: &cart::Event) {
+        match event {
+            cart::Event::LineSet { sku, quantity, .. } => {
+                let key = (cart_id, sku.to_string());
+                let new = LineRow { cart_id, sku: sku.to_string(), quantity: *quantity, added: position };
+                self.set.entry(key).and_modify(|line| line.quantity = *quantity).or_insert(new);
+            }
+            cart::Event::LineRemoved { sku } => {
+                let key = (cart_id, sku.to_string());
+                self.set.remove(&key);
+                self.removed.insert(key);
+            }
+            cart::Event::Created {} | cart::Event::CheckedOut { .. } | cart::Event::Reopened { .. } => {}
+        }
+    }
+}
+
+impl ProductRow {
+    fn fold(&mut self, event: &product::Event) {
+        match event {
+            product::Event::Created { details, price, .. } => {
+                self.title.clone_from(&details.title);
+                self.price = Some(*price);
+                self.for_sale = true;
+            }
+            product::Event::Changed(changes) => {
+                if let Some(title) = &changes.title {
+                    self.title.clone_from(title);
+                }
+            }
+            product::Event::PriceChanged { price, .. } => self.price = Some(*price),
+            product::Event::Withdrawn {} => self.for_sale = false,
+        }
+    }
+}
+
+/// A cart as its owner sees it.
+#[derive(Debug, Clone, FromRow)]
+pub struct Cart {
+    pub id: Uuid,
+    pub order_id: Option<Uuid>,
+    pub version: i64,
+}
+
+/// A line of a cart, at the price of the moment.
+#[derive(Debug, Clone, FromRow)]
+pub struct Line {
+    pub sku: String,
+    pub quantity: i32,
+    pub title: String,
+    pub price: Json<Money>,
+    pub for_sale: bool,
+}
+
+/// The cart and its lines, and the position in the log that this is true at.
+///
+/// # Errors
+/// Postgres does not answer.
+pub async fn cart(pool: &PgPool, id: Uuid) -> Result<(Option<(Cart, Vec<Line>)>, u64), sqlx::Error> {
+    let mut snapshot = snapshot(pool).await?;
+    let cart: Option<Cart> = sqlx::query_as("select id, order_id, version from carts.carts where id = $1")
+        .bind(id)
+        .fetch_optional(&mut *snapshot)
+        .await?;
+    let lines = sqlx::query_as(
+        "select sku, quantity, title, price, for_sale
+         from carts.lines join carts.products using (sku)
+         where cart_id = $1 and price is not null order by added, sku",
+    )
+    .bind(id)
+    .fetch_all(&mut *snapshot)
+    .await?;
+    let position = infra::checkpoint::read(&mut snapshot, NAME).await?;
+    Ok((cart.map(|cart| (cart, lines)), position))
+}

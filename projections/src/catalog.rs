@@ -1,0 +1,250 @@
+//! The catalogue: every product with its price and what is available of it.
+
+use std::collections::BTreeMap;
+
+use domain::product::Details;
+use domain::{Event, Money, product, stock};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use sqlx::types::Json;
+use sqlx::{FromRow, PgConnection, PgPool};
+
+use crate::projection::{Happened, Projection};
+use crate::rows::Table;
+
+pub const NAME: &str = "catalog";
+
+/// Separates the levels of a category.
+pub const LEVELS: &str = ">";
+
+const PRODUCTS: Table = Table {
+    name: "products",
+    key: "sku",
+    columns: &["category", "details", "price", "for_sale", "version", "stock_version", "on_hand", "held"],
+};
+
+pub struct Catalog;
+
+/// A row of `products`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+struct Row {
+    sku: String,
+    /// `Audio>Headphones`
+    category: String,
+    details: Option<Details>,
+    price: Option<Money>,
+    for_sale: bool,
+    version: u64,
+    stock_version: u64,
+    on_hand: i64,
+    held: i64,
+}
+
+impl Projection for Catalog {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn tables(&self) -> &'static [&'static str] {
+        &["products"]
+    }
+
+    fn definition(&self) -> &'static str {
+        "create table products (
+             sku text collate \"C\" primary key,
+             category text collate \"C\" not null,
+             details jsonb,
+             price jsonb,
+             for_sale bool not null,
+             version bigint not null,
+             stock_version bigint not null,
+             on_hand bigint not null,
+             held bigint not null
+         ) with (fillfactor = 80);
+         create index on products (category, sku) where for_sale;
+         create index on products ((details ->> 'brand'), sku) where for_sale"
+    }
+
+    fn apply<'a>(
+        &'a self,
+        batch: &'a [Happened],
+        transaction: &'a mut PgConnection,
+    ) -> BoxFuture<'a, Result<(), sqlx::Error>> {
+        async move {
+            let ours = |happened: &&Happened| matches!(happened.event, Event::Product(_) | Event::Stock(_));
+            let mut keys: Vec<_> = batch.iter().filter(ours).map(|happened| happened.stream.id().to_owned()).collect();
+            keys.sort_unstable();
+            keys.dedup();
+            if keys.is_empty() {
+                return Ok(());
+            }
+            let mut rows: BTreeMap<String, Row> = PRODUCTS.load(&keys, transaction).await?;
+            for happened in batch.iter().filter(ours) {
+                let sku = happened.stream.id();
+                let row = rows.entry(sku.to_owned()).or_insert_with(|| Row { sku: sku.to_owned(), ..Row::default() });
+                row.fold(happened);
+            }
+            PRODUCTS.store(rows.values(), transaction).await
+        }
+        .boxed()
+    }
+}
+
+impl Row {
+    fn fold(&mut self, happened: &Happened) {
+        match &happened.event {
+            Event::Product(event) => {
+                self.version = happened.version;
+                self.product(event);
+            }
+            Event::Stock(event) => {
+                self.stock_version = happened.version;
+                (self.on_hand, self.held) = after(event, self.on_hand, self.held);
+            }
+            Event::Cart(_) | Event::Order(_) | Event::Payment(_) => {}
+        }
+    }
+
+    fn product(&mut self, event: &product::Event) {
+        match event {
+            product::Event::Created { details, price, .. } => {
+                self.details = Some(details.clone());
+                self.price = Some(*price);
+                self.for_sale = true;
+            }
+            product::Event::Changed(changes) => {
+                if let Some(details) = &mut self.details {
+                    details.apply(changes);
+                }
+            }
+            product::Event::PriceChanged { price, .. } => self.price = Some(*price),
+            product::Event::Withdrawn {} => self.for_sale = false,
+        }
+        self.category = self.details.as_ref().map(|details| details.category.join(LEVELS)).unwrap_or_default();
+    }
+}
+
+/// What is on hand and what is held of it after the event.
+pub(crate) fn after(event: &stock::Event, on_hand: i64, held: i64) -> (i64, i64) {
+    match event {
+        stock::Event::Received { quantity } | stock::Event::Returned { quantity, .. } => {
+            (on_hand + i64::from(*quantity), held)
+        }
+        stock::Event::Adjusted { delta, .. } => (on_hand + delta, held),
+        stock::Event::Reserved { quantity, .. } => (on_hand, held + i64::from(*quantity)),
+        stock::Event::ReservationRefused { .. } => (on_hand, held),
+        stock::Event::Released { quantity, .. } => (on_hand, held - i64::from(*quantity)),
+        stock::Event::Sold { quantity, .. } => (on_hand - i64::from(*quantity), held - i64::from(*quantity)),
+    }
+}
+
+/// A product as it can be bought.
+#[derive(Debug, Clone, FromRow)]
+pub struct Product {
+    pub sku: String,
+    pub details: Json<Details>,
+    pub price: Json<Money>,
+    pub available: i64,
+    pub version: i64,
+    pub stock_version: i64,
+}
+
+/// What is wanted of the catalogue.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    pub brand: Option<String>,
+    /// `Audio>Headphones`, or `Audio` with all below it.
+    pub category: Option<String>,
+    /// Only after this SKU.
+    pub after: Option<String>,
+    pub limit: i64,
+}
+
+/// The product, and the position in the log that this is true at.
+///
+/// # Errors
+/// Postgres does not answer.
+pub async fn product(pool: &PgPool, sku: &str) -> Result<(Option<Product>, u64), sqlx::Error> {
+    #[derive(FromRow)]
+    struct At {
+        log_position: i64,
+        #[sqlx(flatten)]
+        product: Maybe,
+    }
+    #[derive(FromRow)]
+    struct Maybe {
+        sku: Option<String>,
+        details: Option<Json<Details>>,
+        price: Option<Json<Money>>,
+        available: Option<i64>,
+        version: Option<i64>,
+        stock_version: Option<i64>,
+    }
+    let At { log_position, product } = sqlx::query_as(
+        "select coalesce((select position from cartulary.checkpoints where reader = 'catalog'), 0) as log_position,
+                sku, details, price, on_hand - held as available, version, stock_version
+         from (select) as nothing left join catalog.products on sku = $1 and for_sale",
+    )
+    .bind(sku)
+    .fetch_one(pool)
+    .await?;
+    let product = || {
+        Some(Product {
+            sku: product.sku?,
+            details: product.details?,
+            price: product.price?,
+            available: product.available?,
+            version: product.version?,
+            stock_version: product.stock_version?,
+        })
+    };
+    Ok((product(), log_position.cast_unsigned()))
+}
+
+/// Products in the order of their SKUs, and the position in the log that this is true at.
+///
+/// # Errors
+/// Postgres does not answer.
+pub async fn products(pool: &PgPool, filter: &Filter) -> Result<(Vec<Product>, u64), sqlx::Error> {
+    let mut snapshot = snapshot(pool).await?;
+    let products = sqlx::query_as(
+        "select sku, details, price, on_hand - held as available, version, stock_version
+         from catalog.products
+         where for_sale
+           and ($1::text is null or details ->> 'brand' = $1)
+           and ($2::text is null or category = $2 or (category >= $2 || '>' and category < $2 || '?'))
+           and ($3::text is null or sku > $3)
+         order by sku limit $4",
+    )
+    .bind(&filter.brand)
+    .bind(&filter.category)
+    .bind(&filter.after)
+    .bind(filter.limit)
+    .fetch_all(&mut *snapshot)
+    .await?;
+    let position = infra::checkpoint::read(&mut snapshot, NAME).await?;
+    Ok((products, position))
+}
+
+/// How many products each category has for sale, and the position in the log that this is true at.
+///
+/// # Errors
+/// Postgres does not answer.
+pub async fn categories(pool: &PgPool) -> Result<(Vec<(String, i64)>, u64), sqlx::Error> {
+    let mut snapshot = snapshot(pool).await?;
+    let counts = sqlx::query_as("select category, count(*) from catalog.products where for_sale group by category")
+        .fetch_all(&mut *snapshot)
+        .await?;
+    let position = infra::checkpoint::read(&mut snapshot, NAME).await?;
+    Ok((counts, position))
+}
+
+/// A transaction whose queries all see the same moment.
+pub(crate) async fn snapshot(pool: &PgPool) -> Result<sqlx::Transaction<'static, sqlx::Postgres>, sqlx::Error> {
+    pool.begin_with("begin isolation level repeatable read read only").await
+}

@@ -1,0 +1,180 @@
+//! What every query's answer has in common: how fresh it is, how it's cached, where it goes on.
+
+use std::fmt::Display;
+
+use axum::Json;
+use axum::extract::FromRequestParts;
+use axum::http::header::{CACHE_CONTROL, IF_NONE_MATCH};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use infra::http::{MIN_LOG_POSITION, PREFERENCE_APPLIED, Problem, etag, log_position, preference};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::QueryApi;
+
+const LIMIT_DEFAULT: i64 = 20;
+const LIMIT_MAX: i64 = 100;
+
+/// May be shown to everybody, for a moment, by whoever stands in between.
+const SHARED: &str = "public, max-age=1, stale-while-revalidate=30";
+
+/// Concerns one person.
+const PRIVATE: &str = "private, no-store";
+
+/// Says that the answer is older than was asked for.
+const STALE: HeaderName = HeaderName::from_static("log-position-stale");
+
+/// What a query asks for beside its parameters.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    min_log_position: u64,
+    stale_is_fine: bool,
+    none_match: Option<String>,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Asked {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let headers = &parts.headers;
+        Ok(Self {
+            min_log_position: min_log_position(headers)?,
+            stale_is_fine: preference(headers, "stale-ok").is_some(),
+            none_match: headers.get(IF_NONE_MATCH).and_then(|value| value.to_str().ok()).map(str::to_owned),
+        })
+    }
+}
+
+fn min_log_position(headers: &HeaderMap) -> Result<u64, Problem> {
+    let Some(value) = headers.get(MIN_LOG_POSITION) else { return Ok(0) };
+    let position = value.to_str().ok().and_then(|value| value.parse().ok());
+    position.ok_or_else(|| Problem::bad_parameter("Min-Log-Position takes a Log-Position as it was answered"))
+}
+
+impl QueryApi {
+    /// Waits until the projection has come to where the query wants it; true if it has not, and
+    /// the query is content.
+    pub(crate) async fn fresh(&self, projection: &str, asked: &Asked) -> Result<bool, Problem> {
+        let position = asked.min_log_position;
+        if position == 0 || self.checkpoints.wait(projection, position, self.freshness_limit).await {
+            return Ok(false);
+        }
+        if asked.stale_is_fine {
+            return Ok(true);
+        }
+        let detail = format!("the read model `{projection}` has not come to position {position} yet");
+        Err(Problem::unavailable("not_yet_projected", detail, 1))
+    }
+}
+
+/// The database did not answer, or not as it should.
+pub(crate) fn unavailable(error: sqlx::Error) -> Problem {
+    tracing::error!(%error, "a query failed");
+    Problem::unavailable("read_models_unavailable", "the read models do not answer; please ask again", 1)
+}
+
+/// An answer to a query.
+#[derive(Debug)]
+pub(crate) struct Answer<B> {
+    body: B,
+    log_position: u64,
+    stale: bool,
+    etag: Option<String>,
+    not_modified: bool,
+    cache: &'static str,
+}
+
+impl<B> Answer<B> {
+    /// About what everybody may see.
+    pub fn shared(body: B, log_position: u64, stale: bool) -> Self {
+        Self { body, log_position, stale, etag: None, not_modified: false, cache: SHARED }
+    }
+
+    /// About what concerns one person.
+    pub fn private(body: B, log_position: u64, stale: bool) -> Self {
+        Self { cache: PRIVATE, ..Self::shared(body, log_position, stale) }
+    }
+
+    pub fn etag(mut self, version: impl Display, asked: &Asked) -> Self {
+        let tag = version.to_string();
+        let same = |candidate: &str| {
+            let candidate = candidate.trim();
+            candidate == "*" || candidate.trim_start_matches("W/").trim_matches('"') == tag
+        };
+        self.not_modified = asked.none_match.as_deref().is_some_and(|tags| tags.split(',').any(same));
+        self.etag = Some(tag);
+        self
+    }
+}
+
+impl<B: Serialize> IntoResponse for Answer<B> {
+    fn into_response(self) -> Response {
+        let mut response = match self.not_modified {
+            true => StatusCode::NOT_MODIFIED.into_response(),
+            false => Json(self.body).into_response(),
+        };
+        let headers = response.headers_mut();
+        headers.extend([log_position(self.log_position)]);
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static(self.cache));
+        headers.extend(self.etag.map(etag));
+        if self.stale {
+            headers.insert(STALE, HeaderValue::from_static("true"));
+            headers.insert(PREFERENCE_APPLIED, HeaderValue::from_static("stale-ok"));
+        }
+        response
+    }
+}
+
+/// How many items a page has.
+pub(crate) fn limit(asked: Option<i64>) -> Result<i64, Problem> {
+    match asked {
+        None => Ok(LIMIT_DEFAULT),
+        Some(limit) if (1..=LIMIT_MAX).contains(&limit) => Ok(limit),
+        Some(_) => Err(Problem::bad_parameter(format!("limit is 1 to {LIMIT_MAX}"))),
+    }
+}
+
+/// A place in a list as clients see it: hexadecimal, not to be understood.
+pub(crate) fn cursor(place: &impl Serialize) -> String {
+    let text = serde_json::to_vec(place).unwrap_or_else(|error| unreachable!("plain data: {error}"));
+    text.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The place that the cursor stands for.
+pub(crate) fn place<P: DeserializeOwned>(cursor: Option<&str>) -> Result<Option<P>, Problem> {
+    let Some(cursor) = cursor.filter(|cursor| !cursor.is_empty()) else { return Ok(None) };
+    let digits = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    let text: Option<Vec<u8>> = cursor.as_bytes().chunks(2).map(digits).collect();
+    let place = text.and_then(|text| serde_json::from_slice(&text).ok());
+    let invalid = || Problem::new(StatusCode::BAD_REQUEST, "invalid_cursor", "after takes a `next` as it was answered");
+    place.map(Some).ok_or_else(invalid)
+}
+
+/// A filter's value; Postgres takes no U+0000, and nothing has one.
+pub(crate) fn text(name: &str, value: Option<String>) -> Result<Option<String>, Problem> {
+    const CHARS_MAX: usize = 700;
+    match value.filter(|value| !value.is_empty()) {
+        Some(value) if value.contains('\0') || value.chars().count() > CHARS_MAX => {
+            Err(Problem::bad_parameter(format!("{name} is at most {CHARS_MAX} characters, without U+0000")))
+        }
+        value => Ok(value),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cursors_survive_the_journey_and_nothing_else_passes_for_one() {
+        let place_before = ("KET-01".to_owned(), 0.123_456_789_f64);
+        let cursor = cursor(&place_before);
+        assert_eq!(place(Some(&cursor)).unwrap(), Some(place_before));
+        for hostile in ["x", "zz", "7b", "%00", "é", "2222"] {
+            let problem = place::<(String, f64)>(Some(hostile)).unwrap_err();
+            assert_eq!(problem.code(), "invalid_cursor", "{hostile}");
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! One cart, at the prices of the moment.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use domain::{CartId, Money};
+use infra::http::{MoneyBody, Path, Problem};
+use projections::carts;
+use serde::Serialize;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::QueryApi;
+use crate::answer::{Answer, Asked, unavailable};
+
+/// A cart.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Cart {
+    id: Uuid,
+    /// open or checked_out
+    status: &'static str,
+    lines: Vec<Line>,
+    /// Null while it's empty, or while its lines can't be added up.
+    total: Option<MoneyBody>,
+    /// While it's checked out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    order_id: Option<Uuid>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Line {
+    sku: String,
+    title: String,
+    quantity: i32,
+    unit_price: MoneyBody,
+    total: Option<MoneyBody>,
+    /// False once the product has been withdrawn.
+    for_sale: bool,
+}
+
+/// Get a cart
+#[utoipa::path(get, path = "/v1/carts/{id}", tag = "carts",
+    params(("id" = Uuid, Path), ("Min-Log-Position" = Option<u64>, Header), ("Prefer" = Option<String>, Header)),
+    responses(
+        (status = 200, description = "At the prices of the moment", body = Cart,
+            headers(("ETag" = String), ("Log-Position" = u64))),
+        (status = 404, description = "`cart_not_found`, `not_found`", body = Problem),
+        (status = 503, description = "`not_yet_projected`, `read_models_unavailable`", body = Problem),
+    ))]
+pub(crate) async fn get(
+    State(api): State<Arc<QueryApi>>,
+    Path(id): Path<CartId>,
+    asked: Asked,
+) -> Result<Response, Problem> {
+    let stale = api.fresh(carts::NAME, &asked).await?;
+    let (cart, position) = carts::cart(&api.pool, id.0).await.map_err(unavailable)?;
+    let not_found = || Problem::new(StatusCode::NOT_FOUND, "cart_not_found", "there is no cart with this id");
+    let (cart, lines) = cart.ok_or_else(not_found)?;
+    let totals: Option<Vec<Money>> = lines.iter().map(line_total).collect();
+    let total = totals.and_then(|totals| {
+        let (first, rest) = totals.split_first()?;
+        rest.iter().try_fold(*first, |sum, total| sum.plus(*total)).ok()
+    });
+    let body = Cart {
+        id: cart.id,
+        status: if cart.order_id.is_some() { "checked_out" } else { "open" },
+        lines: lines.into_iter().map(Line::from).collect(),
+        total: total.map(MoneyBody::from),
+        order_id: cart.order_id,
+    };
+    Ok(Answer::private(body, position, stale).etag(cart.version, &asked).into_response())
+}
+
+fn line_total(line: &carts::Line) -> Option<Money> {
+    line.price.times(line.quantity.cast_unsigned()).ok()
+}
+
+impl From<carts::Line> for Line {
+    fn from(line: carts::Line) -> Self {
+        let total = line_total(&line).map(MoneyBody::from);
+        let carts::Line { sku, quantity, title, price, for_sale } = line;
+        Self { sku, title, quantity, unit_price: price.0.into(), total, for_sale }
+    }
+}

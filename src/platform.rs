@@ -1,0 +1,225 @@
+//! The platform, put together: which role gets what, and in which order things start and end.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use command_api::CommandApi;
+use infra::checkpoint::Checkpoints;
+use infra::clock::Clock;
+use infra::execute::{Executor, Executors};
+use infra::log::{EventLog, JetStreamLog, LogSettings};
+use infra::payment::Sandbox;
+use infra::timers::JetStreamTimers;
+use query_api::QueryApi;
+use sagas::Sagas;
+use sqlx::PgPool;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::config::{self, Role};
+use crate::health::Health;
+
+const USUAL_PORT: u16 = 8080;
+
+/// How long requests under way may take to end.
+const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+
+/// A running platform.
+pub struct Platform {
+    /// Where its HTTP APIs listen.
+    pub address: SocketAddr,
+    /// Whether the log had no commits when it started.
+    pub log_was_empty: bool,
+    pool: PgPool,
+    stop: watch::Sender<bool>,
+    server: tokio::task::JoinHandle<std::io::Result<()>>,
+    workers: JoinSet<()>,
+}
+
+/// What all roles share.
+struct Shared {
+    log: Arc<dyn EventLog>,
+    timers: JetStreamTimers,
+    pool: PgPool,
+    clock: Clock,
+    executors: Arc<Executors>,
+    checkpoints: Arc<Checkpoints>,
+}
+
+impl Platform {
+    /// Starts the roles on servers that run already.
+    ///
+    /// # Errors
+    /// The log or the database does not answer, or the port is taken.
+    pub async fn start(
+        options: &config::Platform,
+        nats_url: &str,
+        database_url: &str,
+        roles: &[Role],
+    ) -> anyhow::Result<Self> {
+        let shared = Shared::open(options, nats_url, database_url).await?;
+        let log_was_empty = shared.log.end().await? == 0;
+        let mut health = Health::new(shared.log.clone(), shared.pool.clone());
+        let mut workers = JoinSet::new();
+        let mut router = utoipa_axum::router::OpenApiRouter::with_openapi(crate::serve::description());
+        for role in [Role::CommandApi, Role::QueryApi, Role::Projections, Role::Sagas] {
+            if roles.contains(&role) {
+                router = shared.start_role(role, options, router, &mut workers, &mut health).await?;
+            }
+        }
+        let checkpoints = shared.checkpoints.clone();
+        workers.spawn(async move { checkpoints.run().await });
+        let listener = listen(options).await?;
+        let address = listener.local_addr()?;
+        let (stop, stopped) = watch::channel(false);
+        let app = crate::serve::app(router, Arc::new(health));
+        let server = tokio::spawn(async move {
+            let stopped = async move {
+                let mut stopped = stopped;
+                // If the sender is gone, so is the platform.
+                let _ = stopped.wait_for(|stopped| *stopped).await;
+            };
+            axum::serve(listener, app).with_graceful_shutdown(stopped).await
+        });
+        Ok(Self { address, log_was_empty, pool: shared.pool, stop, server, workers })
+    }
+
+    /// `http://127.0.0.1:8080`
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Ends what's under way, then the workers. What they had not finished is done again later:
+    /// the log and the checkpoints say what it is.
+    pub async fn stop(mut self) {
+        self.stop.send_replace(true);
+        if tokio::time::timeout(DRAIN_LIMIT, self.server).await.is_err() {
+            tracing::warn!("some requests did not end in time");
+        }
+        self.workers.shutdown().await;
+        self.pool.close().await;
+    }
+}
+
+impl Shared {
+    async fn open(options: &config::Platform, nats_url: &str, database_url: &str) -> anyhow::Result<Self> {
+        let client = connect_nats(nats_url).await?;
+        let settings =
+            LogSettings { replicas: options.log_replicas, bytes_max: options.log_bytes_max.unwrap_or(-1) };
+        let jetstream = JetStreamLog::open(client, &settings).await?;
+        let timers = JetStreamTimers::open(jetstream.context().clone(), options.log_replicas).await?;
+        let pool = connect_postgres(database_url, options.database_connections_max).await?;
+        projections::migrate_all(&pool).await.context("the read models' tables can't be made")?;
+        let (log, clock): (Arc<dyn EventLog>, _) = (Arc::new(jetstream), Clock::system());
+        let executors = Arc::new(Executors::new(&log, &clock, &options.execute_settings()));
+        let checkpoints = Arc::new(Checkpoints::new(pool.clone()));
+        Ok(Self { log, timers, pool, clock, executors, checkpoints })
+    }
+
+    async fn start_role(
+        &self,
+        role: Role,
+        options: &config::Platform,
+        router: utoipa_axum::router::OpenApiRouter,
+        workers: &mut JoinSet<()>,
+        health: &mut Health,
+    ) -> anyhow::Result<utoipa_axum::router::OpenApiRouter> {
+        Ok(match role {
+            Role::CommandApi => {
+                let (log, executors) = (self.log.clone(), self.executors.clone());
+                let methods = vec!["sandbox".to_owned()];
+                let api = Arc::new(CommandApi::new(log, executors, self.checkpoints.clone(), methods));
+                let worker = api.clone();
+                workers.spawn(async move { worker.run().await });
+                router.merge(command_api::router(api))
+            }
+            Role::QueryApi => {
+                let limit = Duration::from_millis(options.freshness_limit_ms);
+                let api = QueryApi::new(self.pool.clone(), self.checkpoints.clone(), limit);
+                router.merge(query_api::router(Arc::new(api)))
+            }
+            Role::Projections => {
+                for projection in projections::all() {
+                    let (status, seen) = watch::channel(projections::Status::default());
+                    health.watch_projection(projection.name(), seen);
+                    workers.spawn(projections::run(projection, self.log.clone(), self.pool.clone(), status));
+                }
+                router
+            }
+            Role::Sagas => {
+                self.start_sagas(options, workers, health).await?;
+                router
+            }
+        })
+    }
+
+    async fn start_sagas(
+        &self,
+        options: &config::Platform,
+        workers: &mut JoinSet<()>,
+        health: &mut Health,
+    ) -> anyhow::Result<()> {
+        let checkouts = Executor::new(self.log.clone(), self.clock.clone(), options.execute_settings());
+        let sagas = Arc::new(Sagas {
+            log: self.log.clone(),
+            clock: self.clock.clone(),
+            executors: self.executors.clone(),
+            checkouts,
+            provider: Arc::new(Sandbox::open(self.pool.clone(), self.clock.clone()).await?),
+            timers: Arc::new(self.timers.clone()),
+            settings: options.saga_settings(),
+        });
+        let (status, seen) = watch::channel(sagas::runner::Status::default());
+        health.watch_sagas(seen);
+        workers.spawn(sagas.run(self.pool.clone(), self.timers.clone(), status));
+        Ok(())
+    }
+}
+
+/// Connects to nats-server; later outages are waited out.
+///
+/// # Errors
+/// It can't be reached now.
+pub async fn connect_nats(url: &str) -> anyhow::Result<async_nats::Client> {
+    let options = async_nats::ConnectOptions::new().name("cartulary");
+    let client = options.connect(url).await;
+    client.with_context(|| format!("nats-server can't be reached at {}", without_password(url)))
+}
+
+async fn connect_postgres(url: &str, connections_max: u32) -> anyhow::Result<PgPool> {
+    let options: PgConnectOptions = url.parse().context("DATABASE_URL is not of its form")?;
+    let options = options.application_name("cartulary");
+    let pool = PgPoolOptions::new()
+        .max_connections(connections_max)
+        // A connection that broke shows at its first query; a ping before each costs a tenth.
+        .test_before_acquire(false)
+        .acquire_timeout(Duration::from_secs(5))
+        .connect_with(options)
+        .await;
+    pool.with_context(|| format!("Postgres can't be reached at {}", without_password(url)))
+}
+
+/// `nats://user:password@host:port` → `nats://host:port`
+pub fn without_password(url: &str) -> String {
+    match url.split_once("://") {
+        Some((scheme, rest)) => format!("{scheme}://{}", rest.rsplit_once('@').map_or(rest, |(_, host)| host)),
+        None => url.to_owned(),
+    }
+}
+
+/// On the port asked for, or on the usual one, or on any that's free.
+async fn listen(options: &config::Platform) -> anyhow::Result<TcpListener> {
+    let port = options.port.unwrap_or(USUAL_PORT);
+    match (TcpListener::bind((options.host, port)).await, options.port) {
+        (Ok(listener), _) => Ok(listener),
+        (Err(_), None) => {
+            tracing::info!("port {USUAL_PORT} is taken, taking another");
+            Ok(TcpListener::bind((options.host, 0)).await?)
+        }
+        (Err(error), Some(_)) => Err(error).with_context(|| format!("port {port} of {} can't be taken", options.host)),
+    }
+}
