@@ -29,10 +29,10 @@ pub async fn run(mut options: Dev) -> anyhow::Result<ExitCode> {
         }),
     };
     options.platform.log_bytes_max.get_or_insert(log_bytes_max(folder.path()));
+    let own = embedded.as_ref().map(|own| (own.nats.url().to_owned(), own.postgres.url().to_owned()));
     let outcome = tokio::select! {
-        outcome = serve(&options, &folder, embedded.as_ref()) => outcome,
+        outcome = serve(&options, &folder, own) => outcome,
         words = died(&mut embedded) => Err(anyhow::anyhow!(words)),
-        interrupted = &mut stop => interrupted.map_err(Into::into),
     };
     folder.remove_addresses();
     if let Some(embedded) = embedded {
@@ -42,10 +42,9 @@ pub async fn run(mut options: Dev) -> anyhow::Result<ExitCode> {
 }
 
 /// Serves until it is told to stop.
-async fn serve(options: &Dev, folder: &DataFolder, embedded: Option<&Embedded>) -> anyhow::Result<()> {
+async fn serve(options: &Dev, folder: &DataFolder, own: Option<(String, String)>) -> anyhow::Result<()> {
     let settings = &options.platform;
-    let own_nats = embedded.map(|embedded| embedded.nats.url().to_owned());
-    let own_postgres = embedded.map(|embedded| embedded.postgres.url().to_owned());
+    let (own_nats, own_postgres) = own.unzip();
     let nats = settings.nats_url.clone().or(own_nats).context("there is no nats-server")?;
     let postgres = settings.database_url.clone().or(own_postgres).context("there is no Postgres")?;
     let platform = Platform::start(settings, &nats, &postgres, &ALL_ROLES).await?;

@@ -185,8 +185,7 @@ impl Shared {
 /// # Errors
 /// It can't be reached now.
 pub async fn connect_nats(url: &str) -> anyhow::Result<async_nats::Client> {
-    let options = async_nats::ConnectOptions::new().name("cartulary");
-    let client = options.connect(url).await;
+    let client = infra::nats::connect(url).await;
     client.with_context(|| format!("nats-server can't be reached at {}", without_password(url)))
 }
 

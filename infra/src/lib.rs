@@ -7,5 +7,6 @@ pub mod execute;
 pub mod follow;
 pub mod http;
 pub mod log;
+pub mod nats;
 pub mod payment;
 pub mod timers;

@@ -77,7 +77,8 @@ impl JetStreamTimers {
             subjects: vec!["timer.>".to_owned()],
             // What is done with is gone; a schedule stays until its time, for nobody consumes it.
             retention: RetentionPolicy::WorkQueue,
-            discard: DiscardPolicy::New,
+            // The server allows no other policy with schedules; without limits, nothing is discarded.
+            discard: DiscardPolicy::Old,
             storage: StorageType::File,
             num_replicas: replicas,
             max_bytes: -1,

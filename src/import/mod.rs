@@ -7,6 +7,7 @@ mod lines;
 pub mod progress;
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use crate::config::{Import, ImportCatalogue, ImportWhat};
 
@@ -23,13 +24,14 @@ async fn import_catalogue(options: ImportCatalogue) -> anyhow::Result<ExitCode> 
     let bytes = std::fs::metadata(&options.file).map(|metadata| metadata.len()).unwrap_or(0);
     let file = std::fs::File::open(&options.file)
         .map_err(|error| anyhow::anyhow!("{}: {error}", options.file.display()))?;
-    let progress = progress::Progress::new(&options.file, bytes);
+    let progress = Arc::new(progress::Progress::new(&options.file, bytes));
     let settings = catalogue::Settings {
         currency: options.currency,
         stock: options.stock,
         concurrency: usize::from(options.concurrency),
     };
-    let import = catalogue::import(&Client::new(url)?, Box::new(file), &settings, &progress);
+    let client = Client::new(url)?;
+    let import = catalogue::import(&client, Box::new(file), &settings, &progress);
     let summary = tokio::select! {
         summary = import => summary?,
         interrupted = crate::shutdown::requested() => {
