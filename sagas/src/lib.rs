@@ -9,6 +9,8 @@ mod settle;
 
 #[cfg(test)]
 mod spec;
+#[cfg(test)]
+mod wire_format;
 
 pub use checkout::Checkout;
 pub use runner::{Sagas, Settings};

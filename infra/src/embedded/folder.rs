@@ -1,7 +1,7 @@
 //! The data folder: who uses it, where its servers listen, and what only its owner may read.
 
 use std::fs::{self, File, TryLockError};
-use std::io::Write;
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -11,6 +11,9 @@ use super::Error;
 use super::process::Identity;
 
 const ADDRESSES: &str = "addresses.json";
+
+/// Locked by the process that uses the folder, and says which one that is.
+const LOCK: &str = "lock";
 
 /// A data folder in use by this process, until it is dropped.
 #[derive(Debug)]
@@ -36,20 +39,21 @@ impl DataFolder {
     /// # Errors
     /// It can't be made or written to, or another process uses it.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        fs::create_dir_all(path).map_err(Error::file(path))?;
-        let path = path.canonicalize().map_err(Error::file(path))?;
-        let lock_path = path.join("lock");
+        // Postgres' user, if it's another one, must be able to reach what's inside.
+        let path = make(path, 0o755)?;
+        let lock_path = path.join(LOCK);
         let file = File::options().create(true).read(true).write(true).truncate(false).open(&lock_path);
         let mut lock = file.map_err(Error::file(&lock_path))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                let pid = fs::read_to_string(&lock_path).unwrap_or_default();
+                let pid = holder(&path).map_or("?".to_owned(), |holder| holder.pid.to_string());
                 return Err(Error::InUse { path, pid });
             }
             Err(TryLockError::Error(error)) => return Err(Error::file(lock_path)(error)),
         }
-        let written = lock.set_len(0).and_then(|()| write!(lock, "{}", std::process::id()));
+        let holder = json(&Identity::of(std::process::id()));
+        let written = lock.set_len(0).and_then(|()| lock.write_all(&holder));
         written.map_err(Error::file(lock_path))?;
         let folder = Self { path, _lock: lock };
         // What an instance wrote that was killed is no longer true.
@@ -81,53 +85,84 @@ impl Addresses {
     /// Of the instance that uses the folder.
     ///
     /// # Errors
-    /// None does.
+    /// None does; [`Error::Stale`] if the one that did was killed.
     pub fn read(data_dir: &Path) -> Result<Self, Error> {
-        let not_running = || Error::NotRunning(data_dir.to_owned());
-        let text = fs::read(data_dir.join(ADDRESSES)).map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => not_running(),
-            _ => Error::file(data_dir.join(ADDRESSES))(error),
+        let path = data_dir.join(ADDRESSES);
+        let text = fs::read(&path).map_err(|error| match error.kind() {
+            ErrorKind::NotFound => Error::NotRunning(data_dir.to_owned()),
+            _ => Error::file(&path)(error),
         })?;
-        let addresses: Self = serde_json::from_slice(&text).map_err(|_| not_running())?;
-        Identity::of(addresses.pid).map(|_| addresses).ok_or_else(not_running)
+        let addresses: Self =
+            serde_json::from_slice(&text).map_err(|error| Error::file(&path)(error.into()))?;
+        // The process id alone might be that of a later process by now.
+        match holder(data_dir) {
+            Some(holder) if holder.pid == addresses.pid && holder.runs() => Ok(addresses),
+            _ => Err(Error::Stale { path, pid: addresses.pid }),
+        }
     }
+}
+
+/// Which process locked the folder last.
+fn holder(data_dir: &Path) -> Option<Identity> {
+    serde_json::from_slice(&fs::read(data_dir.join(LOCK)).ok()?).ok()
+}
+
+/// The canonical path of a folder, which is made with these permissions where there is none.
+pub(super) fn make(path: &Path, mode: u32) -> Result<PathBuf, Error> {
+    if !path.is_dir() {
+        fs::create_dir_all(path).map_err(Error::file(path))?;
+        // Whatever the umask says.
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(Error::file(path))?;
+    }
+    path.canonicalize().map_err(Error::file(path))
 }
 
 /// A password that is made once and kept in the folder.
 pub(super) fn password(folder: &Path) -> Result<String, Error> {
     let path = folder.join("password");
-    if let Ok(password) = fs::read_to_string(&path)
-        && !password.is_empty()
-    {
-        return Ok(password);
+    match fs::read_to_string(&path) {
+        Ok(password) if !password.is_empty() => return Ok(password),
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(Error::file(path)(error)),
+        _ => {}
     }
-    let mut bytes = [0; 24];
-    let random = Path::new("/dev/urandom");
-    File::open(random).and_then(|mut file| std::io::Read::read_exact(&mut file, &mut bytes)).map_err(Error::file(random))?;
-    let password: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let password = random_text()?;
     write_secret(&path, password.as_bytes())?;
     Ok(password)
 }
 
+/// 192 random bits in hexadecimal digits.
+pub(super) fn random_text() -> Result<String, Error> {
+    let mut bytes = [0; 24];
+    let source = Path::new("/dev/urandom");
+    File::open(source).and_then(|mut file| file.read_exact(&mut bytes)).map_err(Error::file(source))?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
 pub(super) fn write_secret_json(path: &Path, value: &impl Serialize) -> Result<(), Error> {
-    let text = serde_json::to_vec(value).unwrap_or_else(|error| unreachable!("plain data: {error}"));
-    write_secret(path, &text)
+    write_secret(path, &json(value))
+}
+
+fn json(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).unwrap_or_else(|error| unreachable!("plain data: {error}"))
 }
 
 /// Writes a file that only its owner may read: all of it, or the old one stays.
 pub(super) fn write_secret(path: &Path, content: &[u8]) -> Result<(), Error> {
     let new = path.with_extension("new");
-    let mut file = File::options()
-        .create(true)
-        .write(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&new)
-        .map_err(Error::file(&new))?;
+    let file = File::options().create(true).write(true).truncate(true).mode(0o600).open(&new);
+    let mut file = file.map_err(Error::file(&new))?;
     let written = file
+        // It may be there from a write that was interrupted.
         .set_permissions(fs::Permissions::from_mode(0o600))
         .and_then(|()| file.write_all(content))
-        .and_then(|()| file.sync_all())
-        .and_then(|()| fs::rename(&new, path));
-    written.map_err(Error::file(path))
+        .and_then(|()| file.sync_all());
+    written.map_err(Error::file(&new))?;
+    rename(&new, path)
+}
+
+/// Renames for good: a power cut does not undo it.
+pub(super) fn rename(from: &Path, to: &Path) -> Result<(), Error> {
+    let folder = to.parent().unwrap_or(Path::new("/"));
+    let renamed = fs::rename(from, to).and_then(|()| File::open(folder)?.sync_all());
+    renamed.map_err(Error::file(to))
 }

@@ -1,19 +1,17 @@
 //! A nats-server with JetStream: loopback only, with a password, and every append fsynced.
 
-use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use tokio::process::Command;
 
-use super::process::{ServerProcess, end_orphan, free_port};
-use super::{Error, folder};
+use super::process::{Kind, ServerProcess, end_earlier, free_port};
+use super::{Error, START_ATTEMPTS, folder};
 
-const NAME: &str = "nats-server";
+const KIND: Kind = Kind { name: "nats-server", program: "nats-server", end: Signal::TERM };
 const USUAL_PORT: u16 = 4222;
+const USUAL_MONITORING_PORT: u16 = 8222;
 const VERSION_MIN: (u32, u32) = (2, 14);
-const READY_LIMIT: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone, Default)]
 pub struct NatsOptions {
@@ -21,39 +19,58 @@ pub struct NatsOptions {
     pub port: Option<u16>,
 }
 
-/// A running nats-server. Dropping it leaves it running: stop it.
+/// A running nats-server. Dropping it asks it to end, without waiting.
 #[derive(Debug)]
 pub struct NatsServer {
     process: ServerProcess,
     url: String,
-    port: u16,
+    ports: Ports,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Ports {
+    clients: u16,
+    monitoring: u16,
 }
 
 impl NatsServer {
-    /// Starts a server in the folder and waits until JetStream answers.
+    /// Starts a server in the folder and waits until JetStream answers. Ends first what an
+    /// earlier instance left running there.
     ///
     /// # Errors
     /// It is not installed, or does not become ready in time.
     pub async fn start(folder: &Path, options: &NatsOptions) -> Result<Self, Error> {
-        fs::create_dir_all(folder).map_err(Error::file(folder))?;
-        end_orphan(folder).await;
+        // The log's messages are nobody else's to read.
+        let folder = folder::make(folder, 0o700)?;
+        end_earlier(&KIND, &folder, &folder).await;
         let program = program()?;
-        let password = folder::password(folder)?;
-        let port = match options.port {
-            Some(port) => port,
-            None => free_port(USUAL_PORT)?,
-        };
+        let password = folder::password(&folder)?;
+        let mut attempt = 1;
+        loop {
+            let ports = Ports {
+                clients: options.port.map_or_else(|| free_port(USUAL_PORT), Ok)?,
+                monitoring: free_port(USUAL_MONITORING_PORT)?,
+            };
+            match Self::try_start(&folder, &program, &password, ports).await {
+                // Another process took the port in between.
+                Err(error) if error.port_taken() && attempt < START_ATTEMPTS => attempt += 1,
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn try_start(folder: &Path, program: &Path, password: &str, ports: Ports) -> Result<Self, Error> {
         let config = folder.join("server.conf");
-        folder::write_secret(&config, configuration(folder, port, &password).as_bytes())?;
+        folder::write_secret(&config, configuration(folder, ports, password).as_bytes())?;
         let mut command = Command::new(program);
         command.arg("--config").arg(&config);
-        let process = ServerProcess::spawn(NAME, command, folder)?;
-        let url = format!("nats://cartulary:{password}@127.0.0.1:{port}");
-        let mut server = Self { process, url, port };
-        match server.ready().await {
+        let process = ServerProcess::spawn(&KIND, command, folder, folder)?;
+        let url = format!("nats://cartulary:{password}@127.0.0.1:{}", ports.clients);
+        let mut server = Self { process, url, ports };
+        match server.process.until_ready(|| answers(&server.url)).await {
             Ok(()) => Ok(server),
             Err(error) => {
-                server.process.kill().await;
+                server.kill().await;
                 Err(error)
             }
         }
@@ -67,41 +84,34 @@ impl NatsServer {
 
     #[must_use]
     pub fn port(&self) -> u16 {
-        self.port
+        self.ports.clients
     }
 
+    /// Where it tells about itself over HTTP, such as `/jsz` and `/varz`.
+    #[must_use]
+    pub fn monitoring_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.ports.monitoring)
+    }
+
+    /// 0 once it has ended.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.process.pid()
     }
 
-    /// Waits until it ends by itself.
+    /// Waits until it ends by itself, and says so with its last words.
     pub async fn died(&mut self) -> String {
         self.process.died().await
     }
 
     /// Stops it cleanly.
     pub async fn stop(self) {
-        self.process.stop(Signal::TERM).await;
+        self.process.stop().await;
     }
 
     /// Kills it, as a crash would.
     pub async fn kill(self) {
         self.process.kill().await;
-    }
-
-    async fn ready(&mut self) -> Result<(), Error> {
-        let deadline = Instant::now() + READY_LIMIT;
-        loop {
-            if let Some(ended) = self.process.ended() {
-                return Err(self.process.not_started(ended));
-            }
-            match answers(&self.url).await {
-                Ok(()) => return Ok(()),
-                Err(error) if Instant::now() > deadline => return Err(self.process.not_started(error)),
-                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
-            }
-        }
     }
 }
 
@@ -111,13 +121,14 @@ async fn answers(url: &str) -> Result<(), String> {
     account.map(drop).map_err(|error| error.to_string())
 }
 
-fn configuration(folder: &Path, port: u16, password: &str) -> String {
+fn configuration(folder: &Path, ports: Ports, password: &str) -> String {
+    let Ports { clients, monitoring } = ports;
     let store = folder.join("jetstream");
     format!(
         "# Written at every start.\n\
          server_name: cartulary\n\
-         listen: \"127.0.0.1:{port}\"\n\
-         http: \"127.0.0.1:-1\"\n\
+         listen: \"127.0.0.1:{clients}\"\n\
+         http: \"127.0.0.1:{monitoring}\"\n\
          max_payload: 1MB\n\
          authorization {{ user: cartulary, password: \"{password}\" }}\n\
          jetstream {{\n\
@@ -132,30 +143,32 @@ fn configuration(folder: &Path, port: u16, password: &str) -> String {
 /// installed.
 fn program() -> Result<PathBuf, Error> {
     if let Some(named) = std::env::var_os("CARTULARY_NATS_SERVER") {
-        return Ok(named.into());
+        // The server's working folder is another one, so the path must not depend on it.
+        return Path::new(&named).canonicalize().map_err(Error::file(named));
     }
     let paths = std::env::var_os("PATH").unwrap_or_default();
-    let on_path = std::env::split_paths(&paths).map(|folder| folder.join(NAME)).find(|path| suitable(path));
+    let on_path = std::env::split_paths(&paths).map(|folder| folder.join(KIND.program));
+    let on_path = on_path.filter_map(|path| path.canonicalize().ok()).find(|path| suitable(path));
     on_path.or_else(installed).ok_or(Error::NotInstalled("nats-server 2.14 or later"))
 }
 
 fn suitable(program: &Path) -> bool {
     let Ok(output) = std::process::Command::new(program).arg("--version").output() else { return false };
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    // nats-server: v2.15.1
-    let version = || {
-        let (major, rest) = text.trim().rsplit_once('v')?.1.split_once('.')?;
-        Some((major.parse().ok()?, rest.split_once('.')?.0.parse().ok()?))
-    };
-    version().is_some_and(|version: (u32, u32)| version >= VERSION_MIN)
+    version(&String::from_utf8_lossy(&output.stdout)).is_some_and(|version| version >= VERSION_MIN)
 }
 
-/// Below the working folder, or below a folder that this program is in.
+/// `nats-server: v2.15.1` → (2, 15)
+fn version(text: &str) -> Option<(u32, u32)> {
+    let (major, rest) = text.trim().rsplit_once('v')?.1.split_once('.')?;
+    Some((major.parse().ok()?, rest.split('.').next()?.parse().ok()?))
+}
+
+/// In the working folder, the folder of this program, or one above either.
 fn installed() -> Option<PathBuf> {
     let here = std::env::current_dir().ok();
     let program = std::env::current_exe().ok();
     let folders = here.iter().chain(&program).flat_map(|path| path.ancestors());
-    folders.map(|folder| folder.join(".servers").join(NAME)).find(|path| path.is_file())
+    folders.map(|folder| folder.join(".servers").join(KIND.program)).find(|path| path.is_file())
 }
 
 #[cfg(test)]
@@ -164,8 +177,17 @@ mod tests {
 
     #[test]
     fn every_append_is_fsynced() {
-        let text = configuration(Path::new("/data/nats"), 4222, "secret");
+        let ports = Ports { clients: 4222, monitoring: 8222 };
+        let text = configuration(Path::new("/data/nats"), ports, "secret");
         assert!(text.contains("sync_interval: always"), "{text}");
         assert!(text.contains("listen: \"127.0.0.1:4222\""), "{text}");
+    }
+
+    #[test]
+    fn versions_are_numbers() {
+        assert_eq!(version("nats-server: v2.15.1\n"), Some((2, 15)));
+        assert_eq!(version("nats-server: v2.9.10"), Some((2, 9)));
+        assert_eq!(version("nats-server: v3.0.0-RC.1"), Some((3, 0)));
+        assert_eq!(version(""), None);
     }
 }

@@ -1,0 +1,223 @@
+//! The form of every event, for ever: what is in a log must stay readable.
+//!
+//! A new event or an optional field adds a snapshot. A changed snapshot is a broken log.
+#![expect(clippy::unwrap_used, reason = "a test")]
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, Utc};
+use domain::commit::{ENVELOPE_VERSION, Hash};
+use domain::order::{Address, Buyer, Line, Reason};
+use domain::payment::Operation;
+use domain::product::{Changes, Details};
+use domain::{Commit, CommandId, Event, Money, OrderId, RecordedEvent};
+use domain::{cart, order, payment, product, stock};
+use serde::Serialize;
+use uuid::Uuid;
+
+const ORDER: OrderId = OrderId(Uuid::from_u128(7));
+const COMMAND: CommandId = CommandId(Uuid::from_u128(1));
+
+fn at() -> DateTime<Utc> {
+    DateTime::from_timestamp(1_700_000_000, 123_456_000).unwrap()
+}
+
+fn gbp(amount: i64) -> Money {
+    Money::new(amount, "GBP".parse().unwrap())
+}
+
+fn details() -> Details {
+    Details {
+        title: "Mug".into(),
+        description: "Holds tea.".into(),
+        brand: "Clay".into(),
+        category: vec!["Home".into(), "Mugs".into()],
+        attributes: BTreeMap::from([("Colour".into(), "Blue".into())]),
+        images: vec!["https://example.com/mug.jpg".into()],
+        gtins: vec!["4006381333931".into()],
+    }
+}
+
+fn buyer() -> Buyer {
+    let shipping_address = Address {
+        name: "Alice".into(),
+        line1: "1 High Street".into(),
+        line2: None,
+        city: "Leeds".into(),
+        region: None,
+        postal_code: "LS1 1AA".into(),
+        country: "GB".into(),
+    };
+    Buyer { email: "alice@example.com".into(), shipping_address }
+}
+
+fn lines() -> Vec<Line> {
+    let sku = "MUG".parse().unwrap();
+    vec![Line { sku, title: "Mug".into(), quantity: 2, unit_price: gbp(500), total: gbp(1000) }]
+}
+
+fn token() -> cart::PaymentMethod {
+    cart::PaymentMethod { method: "sandbox".into(), token: "tok_approve".into() }
+}
+
+fn product_events() -> Vec<product::Event> {
+    let sku = "MUG".parse().unwrap();
+    let attributes = BTreeMap::from([("Colour".into(), None), ("Size".into(), Some("L".into()))]);
+    let changes =
+        Changes { title: Some("Big mug".into()), attributes: Some(attributes), ..Changes::default() };
+    vec![
+        product::Event::Created { sku, details: details(), price: gbp(500) },
+        product::Event::Changed(changes),
+        product::Event::PriceChanged { price: gbp(450), was: gbp(500) },
+        product::Event::Withdrawn {},
+    ]
+}
+
+fn stock_events() -> Vec<stock::Event> {
+    vec![
+        stock::Event::Received { quantity: 3 },
+        stock::Event::Adjusted { delta: -1, reason: "broken".into() },
+        stock::Event::Reserved { order_id: ORDER, quantity: 2 },
+        stock::Event::ReservationRefused { order_id: ORDER, free: 1, asked: 2 },
+        stock::Event::Released { order_id: ORDER, quantity: 2 },
+        stock::Event::Sold { order_id: ORDER, quantity: 2 },
+        stock::Event::Returned { order_id: ORDER, quantity: 2 },
+    ]
+}
+
+fn cart_events() -> Vec<cart::Event> {
+    let sku = || "MUG".parse().unwrap();
+    let (lines, total) = (lines(), gbp(1000));
+    vec![
+        cart::Event::Created {},
+        cart::Event::LineSet { sku: sku(), quantity: 2, price: gbp(500) },
+        cart::Event::LineRemoved { sku: sku() },
+        cart::Event::CheckedOut { order_id: ORDER, lines, total, payment: token(), personal: buyer() },
+        cart::Event::Reopened { order_id: ORDER },
+    ]
+}
+
+fn order_events() -> Vec<order::Event> {
+    let cart_id = domain::CartId(Uuid::from_u128(3));
+    vec![
+        order::Event::Placed { cart_id, lines: lines(), total: gbp(1000), personal: buyer() },
+        order::Event::Confirmed {},
+        order::Event::CancellationRequested {},
+        order::Event::Cancelled { reason: Reason::OutOfStock },
+        order::Event::Cancelled { reason: Reason::PaymentDeclined },
+        order::Event::Cancelled { reason: Reason::PaymentTimedOut },
+        order::Event::Cancelled { reason: Reason::CancelledByBuyer },
+    ]
+}
+
+fn payment_events() -> Vec<payment::Event> {
+    let amount = gbp(1000);
+    vec![
+        payment::Event::AuthorizationRequested { amount, payment: token() },
+        payment::Event::Authorized { amount, provider_reference: "p-1".into() },
+        payment::Event::Declined { reason: "insufficient_funds".into() },
+        payment::Event::CaptureRequested { amount },
+        payment::Event::Captured { amount },
+        payment::Event::CancellationRequested {},
+        payment::Event::VoidRequested {},
+        payment::Event::Voided {},
+        payment::Event::RefundRequested { amount },
+        payment::Event::Refunded { amount },
+        payment::Event::OutcomeUnknown { operation: Operation::Authorize, attempt: 1, look_up_at: at() },
+    ]
+}
+
+/// Every event that there is, as the log has it.
+fn all() -> Vec<RecordedEvent> {
+    fn record<E: Serialize>(events: &[E]) -> Vec<RecordedEvent> {
+        let encode = |(index, event)| RecordedEvent::encode(event, COMMAND, index, at());
+        events.iter().enumerate().map(encode).collect()
+    }
+    let all = [
+        record(&product_events()),
+        record(&stock_events()),
+        record(&cart_events()),
+        record(&order_events()),
+        record(&payment_events()),
+    ];
+    all.concat()
+}
+
+#[test]
+fn every_event_keeps_its_form() {
+    let line = |event: &RecordedEvent| {
+        let personal = event.personal.as_ref().map(|personal| format!(" + personal {personal}"));
+        format!("{} {} {}{}", event.kind, event.schema, event.data, personal.unwrap_or_default())
+    };
+    let lines: Vec<_> = all().iter().map(line).collect();
+    insta::assert_snapshot!(lines.join("\n"));
+}
+
+#[test]
+fn every_event_can_be_read_back() {
+    for recorded in all() {
+        let again = match Event::decode(&recorded).unwrap().unwrap() {
+            Event::Product(event) => RecordedEvent::encode(&event, COMMAND, 0, at()),
+            Event::Stock(event) => RecordedEvent::encode(&event, COMMAND, 0, at()),
+            Event::Cart(event) => RecordedEvent::encode(&event, COMMAND, 0, at()),
+            Event::Order(event) => RecordedEvent::encode(&event, COMMAND, 0, at()),
+            Event::Payment(event) => RecordedEvent::encode(&event, COMMAND, 0, at()),
+        };
+        let form = |event: RecordedEvent| (event.kind, event.data, event.personal);
+        assert_eq!(form(again), form(recorded));
+    }
+}
+
+#[test]
+fn no_event_is_forgotten_here() {
+    // Every `#[serde(rename = "category.event")]` of the aggregates' files.
+    let named = ["product", "stock", "cart", "order", "payment"].iter().flat_map(|name| {
+        let path = format!("{}/src/{name}.rs", env!("CARGO_MANIFEST_DIR"));
+        let text = std::fs::read_to_string(path).unwrap();
+        let names = text.split("#[serde(rename = \"").skip(1);
+        let names: Vec<_> = names.map(|rest| rest.split('"').next().unwrap().to_owned()).collect();
+        names
+    });
+    let named: BTreeSet<String> = named.filter(|name| name.contains('.')).collect();
+    let shown: BTreeSet<String> = all().into_iter().map(|event| event.kind).collect();
+    assert_eq!(named, shown);
+}
+
+#[test]
+fn unknown_fields_of_a_newer_version_are_tolerated() {
+    let mut recorded = all().remove(4);
+    recorded.data["warehouse"] = "north".into();
+    let event = Event::decode(&recorded).unwrap();
+    assert_eq!(event, Some(Event::Stock(stock::Event::Received { quantity: 3 })));
+}
+
+#[test]
+fn an_unknown_type_of_a_known_category_is_an_error_and_another_category_is_not_ours() {
+    let mut recorded = all().remove(4);
+    recorded.kind = "stock.teleported".into();
+    assert!(Event::decode(&recorded).is_err());
+    recorded.kind = "loyalty.points_earned".into();
+    assert!(matches!(Event::decode(&recorded), Ok(None)));
+}
+
+#[test]
+fn the_envelope_keeps_its_form() {
+    let commit = Commit {
+        envelope: ENVELOPE_VERSION,
+        id: COMMAND,
+        request: Hash::of(b"request"),
+        stream: "order/00000000-0000-0000-0000-000000000007".parse().unwrap(),
+        version: 2,
+        previous: Some(Hash::of(b"previous")),
+        recorded_at: at(),
+        actor: "anonymous".into(),
+        correlation: CommandId(Uuid::from_u128(2)),
+        causation: Some(Uuid::from_u128(3)),
+        trace_parent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
+        events: vec![RecordedEvent::encode(&order::Event::Confirmed {}, COMMAND, 0, at())],
+    };
+    let bytes = commit.to_bytes();
+    assert_eq!(Commit::from_bytes(&bytes).unwrap(), commit);
+    let value: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+    insta::assert_json_snapshot!(value);
+}

@@ -1,0 +1,178 @@
+//! Execute's promises: each command once, whoever else writes, and whatever is cached.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use domain::commit::Hash;
+use domain::stock::{Command, Event, Stock};
+use domain::{Commit, CommandId, OrderId, StreamId};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+use infra::clock::Clock;
+use infra::execute::{Error, Executor, Request, Settings};
+use infra::log::{AppendError, Appended, EventLog, MemoryLog, ReadError, Stored, Unavailable};
+use uuid::Uuid;
+
+use crate::support::servers::Nats;
+
+fn executor(log: Arc<dyn EventLog>) -> Executor<Stock> {
+    let idempotency_keep = Duration::from_secs(60);
+    Executor::new(log, Clock::system(), Settings { idempotency_keep, cached_aggregates_max: 100 })
+}
+
+fn request(asked: &str) -> Request {
+    let command_id = CommandId(Uuid::now_v7());
+    Request {
+        command_id,
+        hash: Hash::of(asked.as_bytes()),
+        actor: "test".into(),
+        correlation: command_id,
+        causation: None,
+        trace_parent: None,
+        expected_version: None,
+    }
+}
+
+fn receive(quantity: u32) -> Command {
+    Command::Receive { quantity }
+}
+
+#[tokio::test]
+async fn a_repeat_finds_what_was_done() {
+    let log: Arc<dyn EventLog> = Arc::new(MemoryLog::default());
+    let (first, other_process) = (executor(log.clone()), executor(log.clone()));
+    let request = request("3");
+    let done = first.execute("MUG", &request, receive(3)).await.expect("done");
+    assert!(!done.repeated);
+    for executor in [&first, &other_process, &executor(log.clone())] {
+        let again = executor.execute("MUG", &request, receive(3)).await.expect("done");
+        assert!(again.repeated);
+        assert_eq!((again.events, again.sequence, again.version), (done.events.clone(), done.sequence, done.version));
+    }
+    assert_eq!(log.end().await.expect("an end"), 1);
+}
+
+#[tokio::test]
+async fn an_id_belongs_to_one_request() {
+    let executor = executor(Arc::new(MemoryLog::default()));
+    let asked = request("3");
+    executor.execute("MUG", &asked, receive(3)).await.expect("done");
+    let other = Request { hash: Hash::of(b"4"), ..asked };
+    let outcome = executor.execute("MUG", &other, receive(4)).await;
+    assert!(matches!(outcome, Err(Error::OtherRequest)), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn a_refusal_records_nothing_and_does_not_burn_the_id() {
+    let log: Arc<dyn EventLog> = Arc::new(MemoryLog::default());
+    let executor = executor(log.clone());
+    let take = || Command::Adjust { delta: -1, reason: "broken".into() };
+    let asked = request("-1");
+    assert!(matches!(executor.execute("MUG", &asked, take()).await, Err(Error::Refused(_))));
+    assert_eq!(log.end().await.expect("an end"), 0);
+    executor.execute("MUG", &request("1"), receive(1)).await.expect("done");
+    executor.execute("MUG", &asked, take()).await.expect("now it can be done");
+}
+
+#[tokio::test]
+async fn what_another_process_did_is_seen_before_anything_is_refused() {
+    let log: Arc<dyn EventLog> = Arc::new(MemoryLog::default());
+    let (one, other) = (executor(log.clone()), executor(log));
+    one.execute("MUG", &request("1"), receive(1)).await.expect("done");
+    other.execute("MUG", &request("9"), receive(9)).await.expect("done");
+    let order_id = OrderId(Uuid::now_v7());
+    let reserve = Command::Reserve { order_id, quantity: 10 };
+    let done = one.execute("MUG", &request("reserve"), reserve).await.expect("done");
+    // What `one` has in memory is 1; that would be refused, and the expectation catches it.
+    assert_eq!(done.events, [Event::Reserved { order_id, quantity: 10 }]);
+}
+
+#[tokio::test]
+async fn an_expected_version_is_checked_but_not_against_a_repeat() {
+    let executor = executor(Arc::new(MemoryLog::default()));
+    let asked = Request { expected_version: Some(0), ..request("1") };
+    executor.execute("MUG", &asked, receive(1)).await.expect("done");
+    assert!(executor.execute("MUG", &asked, receive(1)).await.expect("done before").repeated);
+    let stale = Request { expected_version: Some(0), ..request("2") };
+    let outcome = executor.execute("MUG", &stale, receive(1)).await;
+    assert!(matches!(outcome, Err(Error::Stale { expected: 0, actual: 1 })), "{outcome:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_processes_on_one_aggregate_lose_nothing() {
+    let nats = Nats::start().await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        let executor = Arc::new(executor(Arc::new(nats.log().await)));
+        for _ in 0..25 {
+            let executor = executor.clone();
+            tasks.spawn(async move {
+                let request = request("1");
+                // Contention may take more than one call; the id makes that safe.
+                while let Err(error) = executor.execute("MUG", &request, receive(1)).await {
+                    assert!(matches!(error, Error::Unavailable(_)), "{error}");
+                }
+            });
+        }
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.expect("no panic");
+    }
+    let log = nats.log().await;
+    let commits = log.load(&StreamId::of::<Stock>("MUG"), 0).await.expect("readable");
+    assert_eq!(commits.iter().map(|stored| stored.commit.version).collect::<Vec<_>>(), (1..=100).collect::<Vec<_>>());
+    let chained = commits.windows(2).all(|pair| pair[1].commit.previous == Some(pair[0].hash));
+    assert!(chained, "each commit has the hash of the one before");
+}
+
+/// A log whose answers get lost, after or before the commit was appended.
+struct LosesAnswers {
+    log: MemoryLog,
+    appended_before: bool,
+    left: AtomicU32,
+}
+
+impl EventLog for LosesAnswers {
+    fn append<'a>(&'a self, commit: &'a Commit, expected: u64) -> BoxFuture<'a, Result<Appended, AppendError>> {
+        async move {
+            let lose = self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
+            if !lose {
+                return self.log.append(commit, expected).await;
+            }
+            if self.appended_before {
+                self.log.append(commit, expected).await?;
+            }
+            Err(AppendError::Unknown(Unavailable::because("the answer is lost")))
+        }
+        .boxed()
+    }
+
+    fn load<'a>(&'a self, stream: &'a StreamId, after: u64) -> BoxFuture<'a, Result<Vec<Stored>, ReadError>> {
+        self.log.load(stream, after)
+    }
+
+    fn read(&self, sequence: u64) -> BoxFuture<'_, Result<Option<Stored>, ReadError>> {
+        self.log.read(sequence)
+    }
+
+    fn follow(&self, after: u64) -> BoxStream<'static, Result<Stored, ReadError>> {
+        self.log.follow(after)
+    }
+
+    fn end(&self) -> BoxFuture<'_, Result<u64, Unavailable>> {
+        self.log.end()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_answer_is_read_back() {
+    for appended_before in [true, false] {
+        let log = MemoryLog::default();
+        let flaky = LosesAnswers { log: log.clone(), appended_before, left: AtomicU32::new(3) };
+        let executor = executor(Arc::new(flaky));
+        let done = executor.execute("MUG", &request("3"), receive(3)).await.expect("done");
+        assert_eq!((done.version, log.end().await.expect("an end")), (1, 1), "{appended_before}");
+    }
+}

@@ -1,0 +1,7 @@
+//! What people do with the shop, from end to end, over the real thing.
+
+mod answers;
+mod bad_input;
+mod checkout;
+mod crash;
+mod tools;

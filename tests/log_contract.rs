@@ -1,0 +1,147 @@
+//! What every log promises: one suite, kept by each of them.
+
+use chrono::DateTime;
+use domain::commit::{ENVELOPE_VERSION, Hash};
+use domain::{Commit, CommandId, RecordedEvent, StreamId, stock};
+use futures_util::StreamExt;
+use infra::log::{AppendError, EventLog, MemoryLog};
+use uuid::Uuid;
+
+use crate::support::servers::Nats;
+
+fn stream(id: &str) -> StreamId {
+    format!("stock/{id}").parse().expect("a stream")
+}
+
+fn commit(stream: &StreamId, version: u64, quantity: u32) -> Commit {
+    let id = CommandId(Uuid::now_v7());
+    let event = stock::Event::Received { quantity };
+    Commit {
+        envelope: ENVELOPE_VERSION,
+        id,
+        request: Hash::of(b"request"),
+        stream: stream.clone(),
+        version,
+        previous: None,
+        recorded_at: DateTime::UNIX_EPOCH,
+        actor: "test".into(),
+        correlation: id,
+        causation: None,
+        trace_parent: None,
+        events: vec![RecordedEvent::encode(&event, id, 0, DateTime::UNIX_EPOCH)],
+    }
+}
+
+/// Everything that the platform relies on.
+async fn keeps_the_contract(log: &dyn EventLog) {
+    appends_at_the_expected_position_only(log).await;
+    loads_one_stream_in_order(log).await;
+    follows_everything_from_anywhere(log).await;
+    lets_one_of_many_win(log).await;
+    similar_names_are_different_streams(log).await;
+}
+
+async fn appends_at_the_expected_position_only(log: &dyn EventLog) {
+    let a = stream("expected");
+    let first = log.append(&commit(&a, 1, 1), 0).await.expect("appended");
+    let repeated = log.append(&commit(&a, 1, 1), 0).await;
+    assert!(matches!(repeated, Err(AppendError::Conflict)), "{repeated:?}");
+    let ahead = log.append(&commit(&a, 2, 2), first.sequence + 1).await;
+    assert!(matches!(ahead, Err(AppendError::Conflict)), "{ahead:?}");
+    let second = commit(&a, 2, 2);
+    let appended = log.append(&second, first.sequence).await.expect("appended");
+    assert!(appended.sequence > first.sequence);
+    let stored = log.read(appended.sequence).await.expect("readable").expect("there");
+    assert_eq!((stored.commit, stored.hash), (second, appended.hash));
+}
+
+async fn loads_one_stream_in_order(log: &dyn EventLog) {
+    let (a, b) = (stream("many"), stream("other"));
+    assert!(log.load(&a, 0).await.expect("readable").is_empty());
+    let mut last = (0, 0);
+    for version in 1..=25 {
+        last.0 = log.append(&commit(&a, version, 1), last.0).await.expect("appended").sequence;
+        last.1 = log.append(&commit(&b, version, 1), last.1).await.expect("appended").sequence;
+    }
+    let all = log.load(&a, 0).await.expect("readable");
+    assert_eq!(all.iter().map(|stored| stored.commit.version).collect::<Vec<_>>(), (1..=25).collect::<Vec<_>>());
+    let rest = log.load(&a, all[9].sequence).await.expect("readable");
+    assert_eq!(rest.len(), 15);
+    assert!(log.load(&a, last.0).await.expect("readable").is_empty());
+}
+
+async fn follows_everything_from_anywhere(log: &dyn EventLog) {
+    let end = log.end().await.expect("an end");
+    let mut all = log.follow(0);
+    for expected in 1..=end {
+        let stored = all.next().await.expect("never ends").expect("readable");
+        assert_eq!(stored.sequence, expected, "no gaps");
+    }
+    let mut news = log.follow(end);
+    let a = stream("news");
+    let appended = log.append(&commit(&a, 1, 1), 0).await.expect("appended");
+    for follower in [&mut all, &mut news] {
+        let stored = follower.next().await.expect("never ends").expect("readable");
+        assert_eq!((stored.sequence, stored.commit.stream), (appended.sequence, a.clone()));
+    }
+    assert_eq!(log.end().await.expect("an end"), appended.sequence);
+    assert!(log.read(appended.sequence + 1).await.expect("readable").is_none());
+}
+
+async fn lets_one_of_many_win(log: &dyn EventLog) {
+    let a = stream("race");
+    let commits: Vec<_> = (0..20).map(|quantity| commit(&a, 1, quantity)).collect();
+    let outcomes = futures_util::future::join_all(commits.iter().map(|commit| log.append(commit, 0))).await;
+    let won = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
+    let lost = outcomes.iter().filter(|outcome| matches!(outcome, Err(AppendError::Conflict))).count();
+    assert_eq!((won, lost), (1, 19), "{outcomes:?}");
+    assert_eq!(log.load(&a, 0).await.expect("readable").len(), 1);
+}
+
+async fn similar_names_are_different_streams(log: &dyn EventLog) {
+    for id in ["a.b", "a-b", "a_b", "A.b", "ab"] {
+        log.append(&commit(&stream(id), 1, 1), 0).await.expect("its first commit");
+    }
+    assert_eq!(log.load(&stream("a.b"), 0).await.expect("readable").len(), 1);
+}
+
+#[tokio::test]
+async fn memory() {
+    keeps_the_contract(&MemoryLog::default()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jetstream() {
+    keeps_the_contract(&Nats::start().await.log().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jetstream_keeps_what_it_acknowledged_when_it_is_killed() {
+    let mut nats = Nats::start().await;
+    let log = nats.log().await;
+    let a = stream("durable");
+    let mut last = 0;
+    for version in 1..=50 {
+        last = log.append(&commit(&a, version, 1), last).await.expect("appended").sequence;
+    }
+    nats.kill().await;
+    let failed = log.append(&commit(&a, 51, 1), last).await;
+    assert!(!matches!(failed, Ok(_) | Err(AppendError::Conflict)), "{failed:?}");
+    nats.restart().await;
+    let log = nats.log().await;
+    assert_eq!(log.load(&a, 0).await.expect("readable").len(), 50);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jetstream_refuses_to_forget() {
+    let nats = Nats::start().await;
+    let log = nats.log().await;
+    log.append(&commit(&stream("kept"), 1, 1), 0).await.expect("appended");
+    let stream = log.context().get_stream("EVENTS").await.expect("a stream");
+    assert!(stream.purge().await.is_err(), "a purge is denied");
+    assert!(stream.delete_message(1).await.is_err(), "a deletion is denied");
+    let config = &stream.cached_info().config;
+    assert!(config.deny_purge && config.deny_delete && config.allow_direct && !config.allow_message_schedules);
+    assert_eq!(config.discard, async_nats::jetstream::stream::DiscardPolicy::New);
+    assert_eq!(config.max_age, std::time::Duration::ZERO);
+}

@@ -1,0 +1,235 @@
+//! Projections: the same rows however the log is cut into batches, and none twice.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use domain::commit::Hash;
+use domain::product::{self, Details};
+use domain::{CartId, CommandId, Event, Money, OrderId, RecordedEvent, Sku, cart, stock};
+use futures_util::StreamExt;
+use infra::clock::Clock;
+use infra::execute::{Executors, Request, Settings};
+use infra::log::{EventLog, MemoryLog};
+use projections::projection::{Happened, Projection};
+use proptest::strategy::{Strategy, ValueTree};
+use sqlx::{AssertSqlSafe, PgPool};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use uuid::Uuid;
+
+use crate::support::{eventually, servers};
+
+fn request() -> Request {
+    let command_id = CommandId(Uuid::now_v7());
+    Request {
+        command_id,
+        hash: Hash::of(b""),
+        actor: "test".into(),
+        correlation: command_id,
+        causation: None,
+        trace_parent: None,
+        expected_version: None,
+    }
+}
+
+fn executors(log: &Arc<dyn EventLog>) -> Executors {
+    let settings = Settings { idempotency_keep: Duration::from_secs(60), cached_aggregates_max: 1_000 };
+    Executors::new(log, &Clock::system(), &settings)
+}
+
+fn create(sku: &Sku, title: &str, amount: i64) -> product::Command {
+    let details = Details {
+        title: title.into(),
+        description: "Holds tea, and more.".into(),
+        brand: "Clayworth".into(),
+        category: vec!["Home".into(), "Mugs".into()],
+        attributes: [("Colour".to_owned(), "Blue".to_owned())].into(),
+        images: vec![],
+        gtins: vec![],
+    };
+    let price = Money::new(amount, "GBP".parse().expect("a currency"));
+    product::Command::Create { sku: sku.clone(), details, price }
+}
+
+/// A log with a bit of everything.
+async fn story() -> Arc<dyn EventLog> {
+    let log: Arc<dyn EventLog> = Arc::new(MemoryLog::default());
+    let shop = executors(&log);
+    for index in 0..12_u32 {
+        let sku: Sku = format!("MUG-{index}").parse().expect("a SKU");
+        if index % 3 == 0 {
+            // Stock may come before its product is known to a projection.
+            shop.stock.execute(&sku, &request(), stock::Command::Receive { quantity: 5 }).await.expect("done");
+        }
+        shop.products.execute(&sku, &request(), create(&sku, &format!("Mug {index}"), 100)).await.expect("done");
+        shop.stock.execute(&sku, &request(), stock::Command::Receive { quantity: index + 1 }).await.expect("done");
+        let order_id = OrderId(Uuid::from_u128(u128::from(index)));
+        let reserve = stock::Command::Reserve { order_id, quantity: 2 };
+        shop.stock.execute(&sku, &request(), reserve).await.expect("done");
+        let cart_id = CartId(Uuid::from_u128(u128::from(index % 4)));
+        shop.carts.execute(cart_id, &request(), cart::Command::Create).await.expect("done");
+        for quantity in [1, 0, index + 2] {
+            let offer = cart::Offer { title: "Mug".into(), price: Money::new(100, "GBP".parse().expect("a currency")) };
+            let set = cart::Command::SetLine { sku: sku.clone(), quantity, offer: Some(offer) };
+            shop.carts.execute(cart_id, &request(), set).await.expect("done");
+        }
+        if index % 4 == 1 {
+            let changes = product::Changes { title: Some(format!("Beaker {index}")), ..product::Changes::default() };
+            shop.products.execute(&sku, &request(), product::Command::Change(changes)).await.expect("done");
+        }
+        if index % 5 == 4 {
+            shop.products.execute(&sku, &request(), product::Command::Withdraw).await.expect("done");
+        }
+    }
+    log
+}
+
+/// All rows of a projection's tables, as text, in order.
+async fn rows(projection: &dyn Projection, pool: &PgPool) -> Vec<String> {
+    let mut rows = Vec::new();
+    for table in projection.tables() {
+        let query = format!("select t::text from {}.{table} t order by 1", projection.name());
+        let found: Vec<String> = sqlx::query_scalar(AssertSqlSafe(query)).fetch_all(pool).await.expect("rows");
+        rows.extend(found.into_iter().map(|row| format!("{table} {row}")));
+    }
+    rows
+}
+
+struct Worker {
+    task: JoinHandle<()>,
+    status: watch::Receiver<projections::Status>,
+}
+
+fn start(projection: &Arc<dyn Projection>, log: &Arc<dyn EventLog>, pool: &PgPool) -> Worker {
+    let (sender, status) = watch::channel(projections::Status::default());
+    let task = tokio::spawn(projections::run(projection.clone(), log.clone(), pool.clone(), sender));
+    Worker { task, status }
+}
+
+/// Runs the projection until it has come to the position.
+async fn project(projection: &Arc<dyn Projection>, log: &Arc<dyn EventLog>, pool: &PgPool, to: u64) {
+    let mut worker = start(projection, log, pool);
+    let reached = worker.status.wait_for(|status| status.position >= to);
+    tokio::time::timeout(Duration::from_secs(60), reached).await.expect("in time").expect("it runs");
+    worker.task.abort();
+}
+
+/// The first commits of a log, as another log.
+async fn prefix(log: &Arc<dyn EventLog>, length: u64) -> Arc<dyn EventLog> {
+    let short = MemoryLog::default();
+    let mut ends = std::collections::HashMap::new();
+    let mut commits = log.follow(0);
+    for _ in 0..length {
+        let stored = commits.next().await.expect("a commit").expect("readable");
+        let expected = ends.get(&stored.commit.stream).copied().unwrap_or(0);
+        let appended = short.append(&stored.commit, expected).await.expect("appended");
+        ends.insert(stored.commit.stream.clone(), appended.sequence);
+    }
+    Arc::new(short)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_cut_into_batches_gives_the_same_rows() {
+    let log = story().await;
+    let end = log.end().await.expect("an end");
+    let whole = servers::database().await;
+    for projection in projections::all() {
+        project(&projection, &log, &whole, end).await;
+    }
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    for _ in 0..3 {
+        let cuts = proptest::collection::btree_set(1..end, 1..6).new_tree(&mut runner).expect("cuts").current();
+        let pool = servers::database().await;
+        for projection in projections::all() {
+            // Each prefix ends in a stop, as a crash between two batches would.
+            for cut in cuts.iter().copied().chain([end]) {
+                project(&projection, &prefix(&log, cut).await, &pool, cut).await;
+            }
+            let (in_one, in_parts) = (rows(projection.as_ref(), &whole).await, rows(projection.as_ref(), &pool).await);
+            assert!(!in_one.is_empty() || projection.name() == "orders", "{}", projection.name());
+            assert_eq!(in_one, in_parts, "{} cut at {cuts:?}", projection.name());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_workers_write_no_row_twice() {
+    let log = story().await;
+    let end = log.end().await.expect("an end");
+    let pool = servers::database().await;
+    let alone = servers::database().await;
+    for projection in projections::all() {
+        project(&projection, &log, &alone, end).await;
+        let workers: Vec<_> = (0..3).map(|_| start(&projection, &log, &pool)).collect();
+        eventually("one of them comes to the end", async || {
+            workers.iter().any(|worker| worker.status.borrow().position >= end).then_some(())
+        })
+        .await;
+        workers.iter().for_each(|worker| worker.task.abort());
+        assert_eq!(rows(projection.as_ref(), &pool).await, rows(projection.as_ref(), &alone).await);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_is_not_readable_stops_its_readers_and_is_not_skipped() {
+    let log = story().await;
+    let pool = servers::database().await;
+    let end = log.end().await.expect("an end");
+    let catalog = &projections::all()[0];
+    project(catalog, &log, &pool, end).await;
+    let stored = log.read(1).await.expect("readable").expect("there");
+    let mut poison = stored.commit.clone();
+    poison.stream = "stock/POISON".parse().expect("a stream");
+    poison.version = 1;
+    poison.events[0].kind = "stock.teleported".into();
+    log.append(&poison, 0).await.expect("appended");
+    let mut worker = start(catalog, &log, &pool);
+    let stopped = worker.status.wait_for(|status| status.stopped.is_some()).await.expect("it runs").clone();
+    assert_eq!(stopped.position, end);
+    let reason = stopped.stopped.expect("a reason");
+    assert!(reason.contains(&format!("position {}", end + 1)), "{reason}");
+    worker.task.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn text_that_postgres_refuses_does_not_stop_a_projection() {
+    let log: Arc<dyn EventLog> = Arc::new(MemoryLog::default());
+    let pool = servers::database().await;
+    let shop = executors(&log);
+    let sku: Sku = "NUL".parse().expect("a SKU");
+    shop.products.execute(&sku, &request(), create(&sku, "Mug", 100)).await.expect("done");
+    let stored = log.read(1).await.expect("readable").expect("there");
+    let Ok(Some(Event::Product(product::Event::Created { sku, mut details, price }))) =
+        Event::decode(&stored.commit.events[0])
+    else {
+        panic!("a product")
+    };
+    // The rules refuse it; a log written by others may have it all the same.
+    details.title = "M\0ug".into();
+    details.attributes.insert("Col\0our".into(), "Bl\0ue".into());
+    let event = product::Event::Created { sku, details, price };
+    let mut hostile = stored.commit.clone();
+    hostile.stream = "product/NUL-2".parse().expect("a stream");
+    hostile.events = vec![RecordedEvent::encode(&event, hostile.id, 0, hostile.recorded_at)];
+    log.append(&hostile, 0).await.expect("appended");
+    for projection in projections::all() {
+        project(&projection, &log, &pool, 2).await;
+    }
+    let (found, _) = projections::catalog::product(&pool, "NUL-2").await.expect("rows");
+    assert_eq!(found.expect("there").details.title, "M\u{FFFD}ug");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_projection_sees_versions_as_the_streams_have_them() {
+    let log = story().await;
+    let mut versions = std::collections::HashMap::new();
+    let end = log.end().await.expect("an end");
+    let mut commits = log.follow(0);
+    for _ in 0..end {
+        for happened in Happened::all_of(&commits.next().await.expect("a commit").expect("readable")).expect("decoded") {
+            let version = versions.entry(happened.stream.clone()).or_insert(0);
+            *version += 1;
+            assert_eq!(happened.version, *version);
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! What all tests need: servers, shops, and the certainty that they end with the tests.
+
+pub mod servers;
+pub mod shop;
+mod warden;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+pub use warden::Folder;
+
+/// Waits until the condition holds.
+///
+/// # Panics
+/// It does not within a minute.
+pub async fn eventually<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        if let Some(value) = condition().await {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A file of real data, which lies beside a checkout in some places; a test that wants it and
+/// does not find it says so, and is done.
+pub fn data_file(name: &str) -> Option<PathBuf> {
+    let beside = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/data");
+    let folder = std::env::var_os("CARTULARY_TEST_DATA").map_or(beside, PathBuf::from);
+    let path = folder.join(name);
+    if path.is_file() {
+        return Some(path);
+    }
+    eprintln!("skipped: {} is not there (CARTULARY_TEST_DATA names its folder)", path.display());
+    None
+}

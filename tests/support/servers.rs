@@ -1,0 +1,104 @@
+//! The servers that tests use: a nats-server each, and one Postgres for all, with a database each.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use infra::embedded::{NatsOptions, NatsServer, PostgresOptions, PostgresServer};
+use infra::log::{JetStreamLog, LogSettings};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
+use tokio::sync::OnceCell;
+
+use super::warden::{Folder, kill_at_the_end};
+
+/// A nats-server of a test's own.
+pub struct Nats {
+    server: Option<NatsServer>,
+    folder: Folder,
+    url: String,
+    port: u16,
+}
+
+impl Nats {
+    pub async fn start() -> Self {
+        let folder = Folder::new();
+        // Never the usual port, which belongs to whoever works on this machine.
+        let server = start(&folder, free_port()).await;
+        let (url, port) = (server.url().to_owned(), server.port());
+        Self { server: Some(server), folder, url, port }
+    }
+
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// An empty log, or the one that it had.
+    pub async fn log(&self) -> JetStreamLog {
+        let client = infra::nats::connect(&self.url).await.expect("nats-server answers");
+        let settings = LogSettings { replicas: 1, bytes_max: 1 << 30 };
+        JetStreamLog::open(client, &settings).await.expect("JetStream answers")
+    }
+
+    /// Kills it, as a crash would.
+    pub async fn kill(&mut self) {
+        self.server.take().expect("it runs").kill().await;
+    }
+
+    /// Starts it again, at the same place.
+    pub async fn restart(&mut self) {
+        self.server = Some(start(&self.folder, self.port).await);
+    }
+}
+
+async fn start(folder: &Folder, port: u16) -> NatsServer {
+    let options = NatsOptions { port: Some(port) };
+    let server = NatsServer::start(&folder.path().join("nats"), &options).await.expect("nats-server starts");
+    kill_at_the_end(server.pid());
+    server
+}
+
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+    listener.local_addr().expect("an address").port()
+}
+
+/// The Postgres of this test process.
+struct Postgres {
+    url: String,
+    _folder: Folder,
+}
+
+static POSTGRES: OnceCell<Postgres> = OnceCell::const_new();
+static DATABASES: AtomicU32 = AtomicU32::new(0);
+
+/// URL of a fresh database.
+pub async fn database_url() -> String {
+    let postgres = POSTGRES.get_or_init(start_postgres).await;
+    let name = format!("test_{}", DATABASES.fetch_add(1, Ordering::Relaxed));
+    let mut connection = PgConnection::connect(&postgres.url).await.expect("Postgres answers");
+    let create = AssertSqlSafe(format!("create database {name}"));
+    sqlx::raw_sql(create).execute(&mut connection).await.expect("a database");
+    let (server, _) = postgres.url.rsplit_once('/').expect("a database in the URL");
+    format!("{server}/{name}")
+}
+
+/// A fresh database with the read models' tables.
+pub async fn database() -> PgPool {
+    let pool = PgPool::connect(&database_url().await).await.expect("Postgres answers");
+    projections::migrate_all(&pool).await.expect("tables");
+    pool
+}
+
+async fn start_postgres() -> Postgres {
+    // It outlives the runtime of the test that happens to be the first.
+    let started = std::thread::spawn(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let folder = Folder::new();
+        let options = PostgresOptions { port: Some(free_port()), shared_buffers: "64MB" };
+        let start = PostgresServer::start(folder.path(), &options);
+        let server = runtime.block_on(start).expect("Postgres starts");
+        kill_at_the_end(server.pid());
+        let url = server.url().to_owned();
+        std::mem::forget(server);
+        Postgres { url, _folder: folder }
+    });
+    started.join().expect("Postgres starts")
+}

@@ -1,0 +1,233 @@
+//! A shop as its users see it: the real program, spoken to over HTTP.
+
+use std::fs::File;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use infra::embedded::Addresses;
+use reqwest::{Method, RequestBuilder, StatusCode};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use tokio::sync::OnceCell;
+use uuid::Uuid;
+
+use super::eventually;
+use super::warden::{Folder, kill_at_the_end};
+
+/// The program under test.
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_cartulary");
+
+const START_LIMIT: Duration = Duration::from_secs(120);
+
+static SHARED: OnceCell<Shop> = OnceCell::const_new();
+static NAMES: AtomicU32 = AtomicU32::new(1);
+
+/// A running shop.
+pub struct Shop {
+    process: Child,
+    pub addresses: Addresses,
+    pub folder: Folder,
+    http: reqwest::Client,
+}
+
+/// An answer, read.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: reqwest::header::HeaderMap,
+    pub body: Value,
+}
+
+impl Answer {
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().expect("text"))
+    }
+
+    pub fn position(&self) -> u64 {
+        self.header("log-position").parse().expect("a Log-Position")
+    }
+
+    /// Status and code of a problem, and the pointer of its first error.
+    pub fn problem(&self) -> (u16, &str, &str) {
+        assert_eq!(self.header("content-type"), "application/problem+json", "{self:?}");
+        let text = |value: &'static str| self.body[value].as_str().unwrap_or_default();
+        assert_eq!(self.body["status"], self.status.as_u16());
+        let pointer = self.body["errors"][0]["pointer"].as_str().unwrap_or_default();
+        (self.status.as_u16(), text("code"), pointer)
+    }
+}
+
+/// A name that no other test uses.
+pub fn name(prefix: &str) -> String {
+    format!("{prefix}-{}", NAMES.fetch_add(1, Ordering::Relaxed))
+}
+
+/// The one shop that tests share which don't mind each other.
+pub async fn shared() -> &'static Shop {
+    SHARED.get_or_init(|| Shop::start(Folder::new())).await
+}
+
+impl Shop {
+    /// Starts one with an empty catalogue, on what the folder holds.
+    pub async fn start(folder: Folder) -> Self {
+        Self::start_with(folder, &["--no-seed"]).await
+    }
+
+    pub async fn start_with(folder: Folder, flags: &[&str]) -> Self {
+        let data_dir = folder.path().join("data");
+        let log = folder.path().join("platform.log");
+        let output = File::options().create(true).append(true).open(&log).expect("a log file");
+        let mut command = Command::new(PROGRAM);
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        let mut process = command
+            .args(["dev", "--port", "0", "--data-dir"])
+            .arg(&data_dir)
+            .args(flags)
+            .env_remove("NATS_URL")
+            .env_remove("DATABASE_URL")
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().expect("a log file"))
+            .stderr(output)
+            .spawn()
+            .expect("the program starts");
+        kill_at_the_end(process.id());
+        let deadline = Instant::now() + START_LIMIT;
+        let addresses = loop {
+            if let Ok(addresses) = Addresses::read(&data_dir)
+                && addresses.pid == process.id()
+            {
+                break addresses;
+            }
+            let ended = process.try_wait().expect("a child");
+            let log = || std::fs::read_to_string(&log).unwrap_or_default();
+            assert!(ended.is_none() && Instant::now() < deadline, "the shop did not start: {}", log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        for server in ["nats", "postgres"] {
+            kill_at_the_end(server_pid(&folder, server));
+        }
+        // A client without a pool of connections serves tests with runtimes of their own.
+        let http = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build().expect("a client");
+        Self { process, addresses, folder, http }
+    }
+
+    /// Kills the platform's process alone: its servers go on, as after a crash.
+    pub fn kill(mut self) -> Folder {
+        self.process.kill().expect("it runs");
+        self.process.wait().expect("a child");
+        self.folder
+    }
+
+    /// Stops it cleanly.
+    pub fn stop(mut self) -> (Folder, std::process::ExitStatus) {
+        let pid = Pid::from_raw(self.process.id().cast_signed()).expect("a process id");
+        kill_process(pid, Signal::TERM).expect("it runs");
+        let status = self.process.wait().expect("a child");
+        (self.folder, status)
+    }
+
+    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.addresses.http))
+    }
+
+    pub async fn send(&self, request: RequestBuilder) -> Answer {
+        let response = request.send().await.expect("an answer");
+        let (status, headers) = (response.status(), response.headers().clone());
+        let body = response.bytes().await.expect("a body");
+        Answer { status, headers, body: serde_json::from_slice(&body).unwrap_or(Value::Null) }
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        self.send(self.request(Method::GET, path)).await
+    }
+
+    /// What the read models say once they have come to the position.
+    pub async fn get_at(&self, path: &str, position: u64) -> Answer {
+        self.send(self.request(Method::GET, path).header("Min-Log-Position", position)).await
+    }
+
+    /// With a key of its own.
+    pub async fn post(&self, path: &str, body: &Value) -> Answer {
+        self.post_as(path, body, &Uuid::now_v7().to_string()).await
+    }
+
+    pub async fn post_as(&self, path: &str, body: &Value, key: &str) -> Answer {
+        self.send(self.request(Method::POST, path).header("Idempotency-Key", key).json(body)).await
+    }
+
+    pub async fn put(&self, path: &str, body: &Value) -> Answer {
+        self.send(self.request(Method::PUT, path).json(body)).await
+    }
+
+    /// A product with so many units on the shelf; its SKU.
+    pub async fn product(&self, prefix: &str, units: u32) -> String {
+        let sku = name(prefix);
+        let created = self.post("/v1/products", &product(&sku)).await;
+        assert_eq!(created.status, 201, "{created:?}");
+        if units > 0 {
+            let received = self.post(&format!("/v1/stock/{sku}/receipts"), &json!({"quantity": units})).await;
+            assert_eq!(received.status, 201, "{received:?}");
+        }
+        sku
+    }
+
+    /// A cart with one line; its id.
+    pub async fn cart(&self, sku: &str, quantity: u32) -> String {
+        let created = self.post("/v1/carts", &json!({})).await;
+        let id = created.body["id"].as_str().expect("an id").to_owned();
+        let set = self.put(&format!("/v1/carts/{id}/lines/{sku}"), &json!({"quantity": quantity})).await;
+        assert_eq!(set.status, 200, "{set:?}");
+        id
+    }
+
+    /// Checks the cart out; the order's id.
+    pub async fn check_out(&self, cart: &str, token: &str) -> String {
+        let accepted = self.post(&format!("/v1/carts/{cart}/checkout"), &checkout(token)).await;
+        assert_eq!(accepted.status, 202, "{accepted:?}");
+        accepted.body["order_id"].as_str().expect("an id").to_owned()
+    }
+
+    /// The order, once it's confirmed or cancelled.
+    pub async fn settled(&self, order: &str) -> Value {
+        eventually("the order is settled", async || {
+            let shown = self.get(&format!("/v1/orders/{order}")).await.body;
+            (shown["status"].is_string() && shown["status"] != "pending").then_some(shown)
+        })
+        .await
+    }
+
+    /// On hand and held, from the catalogue's own table.
+    pub async fn stock(&self, sku: &str) -> (i64, i64) {
+        let pool = sqlx::PgPool::connect(&self.addresses.postgres).await.expect("Postgres answers");
+        let query = "select on_hand, held from catalog.products where sku = $1";
+        let row = sqlx::query_as(query).bind(sku).fetch_one(&pool).await.expect("the product");
+        pool.close().await;
+        row
+    }
+}
+
+pub fn product(sku: &str) -> Value {
+    json!({
+        "sku": sku, "title": format!("Mug {sku}"), "description": "Holds tea.", "brand": "Clayworth",
+        "category": ["Home", "Mugs"], "price": {"amount": 1250, "currency": "GBP"},
+        "attributes": {"Colour": "Blue"}, "images": ["https://example.com/mug.jpg"], "gtins": ["4006381333931"],
+    })
+}
+
+pub fn checkout(token: &str) -> Value {
+    json!({
+        "email": "alice@example.com",
+        "shipping_address": {
+            "name": "Alice Ames", "line1": "1 High Street", "city": "Leeds", "postal_code": "LS1 1AA", "country": "GB",
+        },
+        "payment": {"method": "sandbox", "token": token},
+    })
+}
+
+/// Of a server that the platform started.
+pub fn server_pid(folder: &Folder, server: &str) -> u32 {
+    let record = std::fs::read(folder.path().join("data").join(server).join("server.json")).expect("a record");
+    let record: Value = serde_json::from_slice(&record).expect("JSON");
+    record["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a process id")
+}
