@@ -9,9 +9,8 @@ use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use infra::http::{BODY_BYTES_MAX, Problem};
+use infra::http::Problem;
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::limit::RequestBodyLimitLayer;
 use utoipa::OpenApi;
 use utoipa::openapi::OpenApi as Description;
 use utoipa_axum::router::OpenApiRouter;
@@ -58,7 +57,6 @@ pub fn app(roles: OpenApiRouter, health: Arc<Health>) -> Router {
         .route("/openapi.json", get(async move || Json(document.as_ref().clone())))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
-        .layer(RequestBodyLimitLayer::new(BODY_BYTES_MAX * 64))
         .layer(CatchPanicLayer::custom(panicked))
 }
 

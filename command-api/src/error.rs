@@ -7,6 +7,8 @@ use infra::http::{MoneyBody, Problem};
 use infra::log::ReadError;
 use serde_json::json;
 
+use crate::idempotency::other_request;
+
 /// A refusal of the business, as HTTP says it.
 pub(crate) trait Refusal: std::error::Error {
     fn problem(self) -> Problem;
@@ -16,10 +18,7 @@ pub(crate) fn problem<E: Refusal>(error: Error<E>) -> Problem {
     match error {
         Error::Refused(refusal) => refusal.problem(),
         Error::Stale { .. } => Problem::new(StatusCode::PRECONDITION_FAILED, "stale", error.to_string()),
-        Error::OtherRequest => {
-            let detail = "this Idempotency-Key was used before, for a request with other content";
-            Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused", detail)
-        }
+        Error::OtherRequest => other_request(),
         Error::Unavailable(reason) => {
             tracing::warn!(reason, "a command could not be carried out");
             Problem::unavailable("log_unavailable", "nothing was recorded; please send the command again", 1)

@@ -6,13 +6,53 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use domain::CommandId;
+use domain::commit::Hash;
+use infra::execute::Request;
 use infra::http::Problem;
+use moka::sync::Cache;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
 /// How long a repeat waits for the first one.
 const TURN_LIMIT: Duration = Duration::from_secs(2);
 
+const RECENT_MAX: u64 = 100_000;
+
 type Slots = HashMap<CommandId, Arc<AsyncMutex<()>>>;
+
+/// What recent commands asked for, by their ids.
+///
+/// A stream remembers the ids of its own commands. Where the body of a request names the stream,
+/// as a new product's does, the same key with another name goes to another stream; that this is
+/// another request is known here, for as long as the process lives.
+#[derive(Debug)]
+pub(crate) struct Recent(Cache<CommandId, Hash>);
+
+impl Default for Recent {
+    fn default() -> Self {
+        Self(Cache::new(RECENT_MAX))
+    }
+}
+
+impl Recent {
+    /// # Errors
+    /// 422: the id was used for another request.
+    pub fn check(&self, request: &Request) -> Result<(), Problem> {
+        match self.0.get(&request.command_id) {
+            Some(hash) if hash != request.hash => Err(other_request()),
+            _ => Ok(()),
+        }
+    }
+
+    pub fn done(&self, request: &Request) {
+        self.0.insert(request.command_id, request.hash);
+    }
+}
+
+/// 422: the key was used before, for something else.
+pub(crate) fn other_request() -> Problem {
+    let detail = "this Idempotency-Key was used before, for a request with other content";
+    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused", detail)
+}
 
 /// The commands under way in this process.
 #[derive(Debug, Default)]

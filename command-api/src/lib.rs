@@ -17,7 +17,7 @@ use infra::log::EventLog;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use idempotency::InProgress;
+use idempotency::{InProgress, Recent};
 use settled::Settled;
 
 /// What the command API works with.
@@ -27,6 +27,7 @@ pub struct CommandApi {
     checkpoints: Arc<Checkpoints>,
     payment_methods: Vec<String>,
     in_progress: InProgress,
+    recent: Recent,
     settled: Settled,
 }
 
@@ -38,8 +39,8 @@ impl CommandApi {
         checkpoints: Arc<Checkpoints>,
         payment_methods: Vec<String>,
     ) -> Self {
-        let (in_progress, settled) = (InProgress::default(), Settled::default());
-        Self { log, executors, checkpoints, payment_methods, in_progress, settled }
+        let (in_progress, recent, settled) = (InProgress::default(), Recent::default(), Settled::default());
+        Self { log, executors, checkpoints, payment_methods, in_progress, recent, settled }
     }
 
     /// Follows the log for those who wait for an order to be settled. Runs until it is dropped.

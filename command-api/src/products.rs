@@ -88,7 +88,10 @@ pub(crate) async fn create(
     let details = Details { title, description, brand, category, attributes, images, gtins };
     let command = Command::Create { sku: sku.clone(), details, price: price.into() };
     let location = format!("/v1/products/{sku}");
-    Ok(api.product(StatusCode::CREATED, sku, &request, command).await?.location(location).into_response())
+    api.recent.check(&request)?;
+    let answer = api.product(StatusCode::CREATED, sku, &request, command).await?;
+    api.recent.done(&request);
+    Ok(answer.location(location).into_response())
 }
 
 /// Change a product's details

@@ -22,8 +22,9 @@ use crate::log::Unavailable;
 const STREAM: &str = "TIMERS";
 const CONSUMER: &str = "sagas";
 
-/// How long a saga may take with a fired timer before it's delivered again.
-const ACK_WAIT: Duration = Duration::from_secs(60);
+/// How long a saga may take with a fired timer before it's delivered again: what a killed worker
+/// had in hand waits so long. Sagas bear repeats, so it may be shorter than a provider's answer.
+const ACK_WAIT: Duration = Duration::from_secs(10);
 
 /// A call to a saga at a later time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -146,7 +146,8 @@ async fn search_forgives_and_counts() {
     let lamps = search(&format!("q={word}&category=Search%3ELamps")).await;
     assert_eq!(lamps["total"], 2);
     assert_eq!(search(&format!("q={word}&category=Search")).await["total"], 3);
-    assert_eq!(search(&format!("q={word}%20lamp")).await["total"], 1, "all the words");
+    assert_eq!(search(&format!("q={word}%20lamp")).await["total"], 2, "all the words, wherever they stand");
+    assert_eq!(search(&format!("q={word}%20lamp%20nothing-like-it")).await["total"], 3, "else any of them");
 }
 
 #[tokio::test(flavor = "multi_thread")]

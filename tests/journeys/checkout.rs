@@ -149,18 +149,40 @@ async fn a_confirmed_order_can_be_taken_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cancellation_at_once_wins_or_is_refunded() {
+async fn a_cancellation_while_the_provider_decides_is_voided() {
     let shop = shared().await;
     let sku = shop.product("regret", 5).await;
     let order = shop.check_out(&shop.cart(&sku, 1).await, "tok_slow").await;
+    order_with_payment(shop, &order, "pending").await;
     let answer = shop.post(&format!("/v1/orders/{order}/cancel"), &json!({})).await;
-    assert_eq!(answer.status, 202, "right after the checkout: {answer:?}");
+    assert_eq!(answer.status, 202, "{answer:?}");
     let shown = shop.settled(&order).await;
     assert_eq!((&shown["status"], &shown["reason"]), (&json!("cancelled"), &json!("cancelled_by_buyer")));
     assert_eq!(operations(&ledger(shop, &order).await), ["authorize", "void"], "the late approval is voided");
     assert_eq!(shop.stock(&sku).await, (5, 0));
     let late = shop.post(&format!("/v1/orders/{order}/cancel"), &json!({})).await;
     assert_eq!(late.status, 202, "it is as asked already");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancellation_right_after_the_checkout_is_accepted() {
+    let shop = shared().await;
+    let sku = shop.product("at-once", 50).await;
+    for _ in 0..10 {
+        let order = shop.check_out(&shop.cart(&sku, 1).await, "tok_approve").await;
+        let answer = shop.post(&format!("/v1/orders/{order}/cancel"), &json!({})).await;
+        assert_eq!(answer.status, 202, "{answer:?}");
+        eventually("it is cancelled", async || {
+            let shown = shop.get(&format!("/v1/orders/{order}")).await.body;
+            (shown["status"] == "cancelled").then_some(())
+        })
+        .await;
+        let ledger = ledger(shop, &order).await;
+        let taken = operations(&ledger).contains(&"capture");
+        let back = operations(&ledger).contains(&"refund");
+        assert_eq!(taken, back, "{ledger:?}");
+    }
+    assert_eq!(shop.stock(&sku).await, (50, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -26,10 +26,6 @@ impl Nats {
         Self { server: Some(server), folder, url, port }
     }
 
-    pub fn url(&self) -> &str {
-        &self.url
-    }
-
     /// An empty log, or the one that it had.
     pub async fn log(&self) -> JetStreamLog {
         let client = infra::nats::connect(&self.url).await.expect("nats-server answers");
@@ -55,9 +51,14 @@ async fn start(folder: &Folder, port: u16) -> NatsServer {
     server
 }
 
+/// A port that no other test gets, so that a killed server finds it free again; and below those
+/// that the system gives to clients, of which one that tries to reconnect may get its server's.
 fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-    listener.local_addr().expect("an address").port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let first = 20_000 + std::process::id() % 100 * 100;
+    let port = || u16::try_from(first + NEXT.fetch_add(1, Ordering::Relaxed)).expect("a port");
+    let free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    std::iter::repeat_with(port).take(10_000).find(free).expect("a free port")
 }
 
 /// The Postgres of this test process.

@@ -1,5 +1,6 @@
 //! Ends what the tests started, however they end: a shell whose standard input is the tests' end
-//! of a pipe. When the pipe closes, it kills the recorded process groups and removes the folders.
+//! of a pipe. When the pipe closes, it ends the recorded processes and the servers in the folders,
+//! and removes the folders.
 
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -7,18 +8,33 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
+/// A process is known by its id and its start time, which is field 22 of `/proc/<pid>/stat`; each
+/// leads a group of its own. Servers are asked first: a killed Postgres leaves shared memory.
 const SCRIPT: &str = r#"
 trap '' INT TERM HUP
-groups= folders=
+processes=
 while read -r kind value; do
     case $kind in
-        group) groups="$groups $value" ;;
-        folder) folders="$folders $value" ;;
+        process) processes="$processes $value" ;;
+        folder) set -- "$@" "$value" ;;
     esac
 done
-for group in $groups; do kill -9 "-$group" 2>/dev/null; done
-sleep 0.2
-rm -rf $folders
+started() { sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f20; }
+send() {
+    for process in $2; do
+        if [ "$(started "${process%:*}")" = "${process#*:}" ]; then kill "-$1" "-${process%:*}"; sent=1; fi
+    done
+}
+send KILL "$processes"
+servers=$(find "$@" -name server.json -exec sed -n 's/.*"pid":\([0-9]*\),"started":\([0-9]*\).*/\1:\2/p' {} +)
+send INT "$servers"
+for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25; do
+    sent=; send CONT "$servers"
+    [ "$sent" ] || break
+    sleep 0.2
+done
+send KILL "$servers"
+rm -rf -- "$@"
 "#;
 
 static WARDEN: LazyLock<Mutex<Child>> = LazyLock::new(|| {
@@ -34,9 +50,14 @@ fn tell(kind: &str, value: &str) {
     writeln!(pipe, "{kind} {value}").expect("the warden listens");
 }
 
-/// Kills this process, and its group, when the tests end.
+/// Kills this process, and its group, when the tests end. Servers in a [`Folder`] need none of this.
 pub fn kill_at_the_end(pid: u32) {
-    tell("group", &pid.to_string());
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let (_, fields) = stat.rsplit_once(')').unwrap_or_default();
+    // One that has ended already needs no killing.
+    if let Some(started) = fields.split_whitespace().nth(19) {
+        tell("process", &format!("{pid}:{started}"));
+    }
 }
 
 /// A folder that goes when it's dropped, or when the tests end.

@@ -214,8 +214,11 @@ impl Identity {
         let mut fields = fields.split_whitespace();
         let state = fields.next()?;
         let started = fields.nth(18)?.parse().ok()?;
+        // Threads have such entries, too.
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let process = status.lines().find_map(|line| line.strip_prefix("Tgid:"))?.trim().parse() == Ok(pid);
         // A zombie runs no more; who started it has only not looked yet.
-        (state != "Z").then_some(Self { pid, started, boot })
+        (process && !matches!(state, "Z" | "X")).then_some(Self { pid, started, boot })
     }
 
     pub fn runs(&self) -> bool {

@@ -1,15 +1,20 @@
 //! What requests bring, or a problem that says what is wrong with it and where.
 
+use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use domain::text::pointer_step;
+use http_body_util::BodyExt;
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
 
 use super::{BODY_BYTES_MAX, Problem};
+
+/// Most that is read of a body that's too large anyway.
+const BODY_BYTES_READ_MAX: usize = 64 * 1024 * 1024;
 
 /// A JSON body.
 #[derive(Debug)]
@@ -28,18 +33,32 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
         check_content(request.headers())?;
-        let body = axum::body::to_bytes(request.into_body(), BODY_BYTES_MAX).await;
-        let body = body.map_err(|error| {
-            let source = std::error::Error::source(&error);
-            if source.is_some_and(|source| source.is::<http_body_util::LengthLimitError>()) {
-                let detail = format!("a body is at most {BODY_BYTES_MAX} bytes");
-                Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
-            } else {
-                Problem::new(StatusCode::BAD_REQUEST, "body_not_received", "the body did not arrive whole")
-            }
-        })?;
+        let body = receive(request.into_body()).await?;
         parse(&body).map(Self)
     }
+}
+
+/// Reads the body. Of one that's too large, the rest is read too, up to a limit: who is cut off
+/// in the middle of sending sees a broken connection instead of the answer.
+async fn receive(mut body: Body) -> Result<Vec<u8>, Problem> {
+    let mut received = Vec::new();
+    let mut bytes = 0;
+    while let Some(frame) = body.frame().await {
+        let not_whole = |_| Problem::new(StatusCode::BAD_REQUEST, "body_not_received", "the body did not arrive whole");
+        let Ok(data) = frame.map_err(not_whole)?.into_data() else { continue };
+        bytes += data.len();
+        if bytes > BODY_BYTES_READ_MAX {
+            break;
+        }
+        if bytes <= BODY_BYTES_MAX {
+            received.extend_from_slice(&data);
+        }
+    }
+    if bytes > BODY_BYTES_MAX {
+        let detail = format!("a body is at most {BODY_BYTES_MAX} bytes");
+        return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail));
+    }
+    Ok(received)
 }
 
 impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T> {

@@ -126,7 +126,7 @@ async fn understand(typed: &[String], connection: &mut PgConnection) -> Result<(
         });
     }
     let mended = mended.join(" ");
-    let any = !found(&mended, connection).await?;
+    let any = typed.len() > 1 && !found(&mended, connection).await?;
     Ok((mended, any))
 }
 
@@ -142,6 +142,10 @@ async fn found(text: &str, connection: &mut PgConnection) -> Result<bool, sqlx::
 
 /// The known word with the fewest changes; of several, the most frequent.
 async fn nearest(word: &str, connection: &mut PgConnection) -> Result<Option<String>, sqlx::Error> {
+    if word.contains(|c: char| c.is_ascii_digit()) {
+        // A code that nothing has is no typing error of another one.
+        return Ok(None);
+    }
     let length = i32::try_from(word.chars().count()).unwrap_or(i32::MAX);
     // Two letters that changed places count as two changes.
     let changes = match length {
