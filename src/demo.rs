@@ -13,7 +13,8 @@ pub async fn run(options: Demo) -> anyhow::Result<ExitCode> {
     let (url, nats, own) = match &options.url {
         Some(url) => {
             let nats = std::env::var("NATS_URL").ok();
-            let nats = nats.or_else(|| crate::addresses::of_data_dir(&options.data_dir).ok().map(|found| found.nats));
+            let nats = nats
+                .or_else(|| crate::addresses::of_data_dir(&options.data_dir).ok().map(|found| found.nats));
             (url.clone(), nats, None)
         }
         None => {

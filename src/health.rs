@@ -77,7 +77,11 @@ impl Health {
         });
     }
 
-    fn watch(&mut self, name: &'static str, look: impl Fn() -> (u64, Option<String>) + Send + Sync + 'static) {
+    fn watch(
+        &mut self,
+        name: &'static str,
+        look: impl Fn() -> (u64, Option<String>) + Send + Sync + 'static,
+    ) {
         let progress = Mutex::new(Progress { position: 0, moved_at: Instant::now(), caught_up: false });
         self.readers.push(Reader { name, look: Box::new(look), progress });
     }
@@ -103,7 +107,8 @@ impl Health {
             Ok(Err(error)) => reasons.push(format!("the database does not answer: {error}")),
             Err(_) => reasons.push("the database does not answer".to_owned()),
         }
-        let positions: BTreeMap<_, _> = self.readers.iter().map(|reader| (reader.name, (reader.look)().0)).collect();
+        let positions: BTreeMap<_, _> =
+            self.readers.iter().map(|reader| (reader.name, (reader.look)().0)).collect();
         if let Some(end) = end {
             reasons.extend(self.readers.iter().filter_map(|reader| reader.trouble(end)));
         }

@@ -205,7 +205,9 @@ async fn connect_postgres(url: &str, connections_max: u32) -> anyhow::Result<PgP
 /// `nats://user:password@host:port` → `nats://host:port`
 pub fn without_password(url: &str) -> String {
     match url.split_once("://") {
-        Some((scheme, rest)) => format!("{scheme}://{}", rest.rsplit_once('@').map_or(rest, |(_, host)| host)),
+        Some((scheme, rest)) => {
+            format!("{scheme}://{}", rest.rsplit_once('@').map_or(rest, |(_, host)| host))
+        }
         None => url.to_owned(),
     }
 }
@@ -219,6 +221,8 @@ async fn listen(options: &config::Platform) -> anyhow::Result<TcpListener> {
             tracing::info!("port {USUAL_PORT} is taken, taking another");
             Ok(TcpListener::bind((options.host, 0)).await?)
         }
-        (Err(error), Some(_)) => Err(error).with_context(|| format!("port {port} of {} can't be taken", options.host)),
+        (Err(error), Some(_)) => {
+            Err(error).with_context(|| format!("port {port} of {} can't be taken", options.host))
+        }
     }
 }

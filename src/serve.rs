@@ -23,7 +23,8 @@ use crate::platform::Platform;
 pub async fn run(options: Serve) -> anyhow::Result<ExitCode> {
     crate::telemetry::begin(options.platform.log_json);
     let nats_url = options.platform.nats_url.clone().context("set NATS_URL to the log's nats-server")?;
-    let database_url = options.platform.database_url.clone().context("set DATABASE_URL to the read models' Postgres")?;
+    let database_url =
+        options.platform.database_url.clone().context("set DATABASE_URL to the read models' Postgres")?;
     let platform = Platform::start(&options.platform, &nats_url, &database_url, &options.roles).await?;
     println!("listening on {}", platform.url());
     crate::shutdown::requested().await?;

@@ -47,7 +47,10 @@ mod tests {
         let mut skus = BTreeSet::new();
         for line in CATALOGUE.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
             let (product, stock) = forms::parse(line, "EUR".parse().unwrap()).unwrap();
-            assert!(stock.is_some() && product.description.len() > 60 && product.attributes.len() >= 3, "{product:?}");
+            assert!(
+                stock.is_some() && product.description.len() > 60 && product.attributes.len() >= 3,
+                "{product:?}"
+            );
             assert!(product.gtins.iter().all(|gtin| domain::product::is_gtin(gtin)), "{product:?}");
             *categories.entry(product.category[0].clone()).or_default() += 1;
             assert!(skus.insert(product.sku.to_string()), "{} is there twice", product.sku);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use domain::commit::Hash;
 use domain::stock::{Command, Event, Stock};
-use domain::{Commit, CommandId, OrderId, StreamId};
+use domain::{CommandId, Commit, OrderId, StreamId};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
@@ -49,7 +49,10 @@ async fn a_repeat_finds_what_was_done() {
     for executor in [&first, &other_process, &executor(log.clone())] {
         let again = executor.execute("MUG", &request, receive(3)).await.expect("done");
         assert!(again.repeated);
-        assert_eq!((again.events, again.sequence, again.version), (done.events.clone(), done.sequence, done.version));
+        assert_eq!(
+            (again.events, again.sequence, again.version),
+            (done.events.clone(), done.sequence, done.version)
+        );
     }
     assert_eq!(log.end().await.expect("an end"), 1);
 }
@@ -122,7 +125,10 @@ async fn several_processes_on_one_aggregate_lose_nothing() {
     }
     let log = nats.log().await;
     let commits = log.load(&StreamId::of::<Stock>("MUG"), 0).await.expect("readable");
-    assert_eq!(commits.iter().map(|stored| stored.commit.version).collect::<Vec<_>>(), (1..=100).collect::<Vec<_>>());
+    assert_eq!(
+        commits.iter().map(|stored| stored.commit.version).collect::<Vec<_>>(),
+        (1..=100).collect::<Vec<_>>()
+    );
     let chained = commits.windows(2).all(|pair| pair[1].commit.previous == Some(pair[0].hash));
     assert!(chained, "each commit has the hash of the one before");
 }
@@ -135,9 +141,16 @@ struct LosesAnswers {
 }
 
 impl EventLog for LosesAnswers {
-    fn append<'a>(&'a self, commit: &'a Commit, expected: u64) -> BoxFuture<'a, Result<Appended, AppendError>> {
+    fn append<'a>(
+        &'a self,
+        commit: &'a Commit,
+        expected: u64,
+    ) -> BoxFuture<'a, Result<Appended, AppendError>> {
         async move {
-            let lose = self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
+            let lose = self
+                .left
+                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1))
+                .is_ok();
             if !lose {
                 return self.log.append(commit, expected).await;
             }

@@ -2,7 +2,7 @@
 
 use chrono::DateTime;
 use domain::commit::{ENVELOPE_VERSION, Hash};
-use domain::{Commit, CommandId, RecordedEvent, StreamId, stock};
+use domain::{CommandId, Commit, RecordedEvent, StreamId, stock};
 use futures_util::StreamExt;
 use infra::log::{AppendError, EventLog, MemoryLog};
 use uuid::Uuid;
@@ -64,7 +64,10 @@ async fn loads_one_stream_in_order(log: &dyn EventLog) {
         last.1 = log.append(&commit(&b, version, 1), last.1).await.expect("appended").sequence;
     }
     let all = log.load(&a, 0).await.expect("readable");
-    assert_eq!(all.iter().map(|stored| stored.commit.version).collect::<Vec<_>>(), (1..=25).collect::<Vec<_>>());
+    assert_eq!(
+        all.iter().map(|stored| stored.commit.version).collect::<Vec<_>>(),
+        (1..=25).collect::<Vec<_>>()
+    );
     let rest = log.load(&a, all[9].sequence).await.expect("readable");
     assert_eq!(rest.len(), 15);
     assert!(log.load(&a, last.0).await.expect("readable").is_empty());
@@ -141,7 +144,9 @@ async fn jetstream_refuses_to_forget() {
     assert!(stream.purge().await.is_err(), "a purge is denied");
     assert!(stream.delete_message(1).await.is_err(), "a deletion is denied");
     let config = &stream.cached_info().config;
-    assert!(config.deny_purge && config.deny_delete && config.allow_direct && !config.allow_message_schedules);
+    assert!(
+        config.deny_purge && config.deny_delete && config.allow_direct && !config.allow_message_schedules
+    );
     assert_eq!(config.discard, async_nats::jetstream::stream::DiscardPolicy::New);
     assert_eq!(config.max_age, std::time::Duration::ZERO);
 }

@@ -59,22 +59,35 @@ async fn story() -> Arc<dyn EventLog> {
         let sku: Sku = format!("MUG-{index}").parse().expect("a SKU");
         if index % 3 == 0 {
             // Stock may come before its product is known to a projection.
-            shop.stock.execute(&sku, &request(), stock::Command::Receive { quantity: 5 }).await.expect("done");
+            shop.stock
+                .execute(&sku, &request(), stock::Command::Receive { quantity: 5 })
+                .await
+                .expect("done");
         }
-        shop.products.execute(&sku, &request(), create(&sku, &format!("Mug {index}"), 100)).await.expect("done");
-        shop.stock.execute(&sku, &request(), stock::Command::Receive { quantity: index + 1 }).await.expect("done");
+        shop.products
+            .execute(&sku, &request(), create(&sku, &format!("Mug {index}"), 100))
+            .await
+            .expect("done");
+        shop.stock
+            .execute(&sku, &request(), stock::Command::Receive { quantity: index + 1 })
+            .await
+            .expect("done");
         let order_id = OrderId(Uuid::from_u128(u128::from(index)));
         let reserve = stock::Command::Reserve { order_id, quantity: 2 };
         shop.stock.execute(&sku, &request(), reserve).await.expect("done");
         let cart_id = CartId(Uuid::from_u128(u128::from(index % 4)));
         shop.carts.execute(cart_id, &request(), cart::Command::Create).await.expect("done");
         for quantity in [1, 0, index + 2] {
-            let offer = cart::Offer { title: "Mug".into(), price: Money::new(100, "GBP".parse().expect("a currency")) };
+            let offer = cart::Offer {
+                title: "Mug".into(),
+                price: Money::new(100, "GBP".parse().expect("a currency")),
+            };
             let set = cart::Command::SetLine { sku: sku.clone(), quantity, offer: Some(offer) };
             shop.carts.execute(cart_id, &request(), set).await.expect("done");
         }
         if index % 4 == 1 {
-            let changes = product::Changes { title: Some(format!("Beaker {index}")), ..product::Changes::default() };
+            let changes =
+                product::Changes { title: Some(format!("Beaker {index}")), ..product::Changes::default() };
             shop.products.execute(&sku, &request(), product::Command::Change(changes)).await.expect("done");
         }
         if index % 5 == 4 {
@@ -89,7 +102,8 @@ async fn rows(projection: &dyn Projection, pool: &PgPool) -> Vec<String> {
     let mut rows = Vec::new();
     for table in projection.tables() {
         let query = format!("select t::text from {}.{table} t order by 1", projection.name());
-        let found: Vec<String> = sqlx::query_scalar(AssertSqlSafe(query)).fetch_all(pool).await.expect("rows");
+        let found: Vec<String> =
+            sqlx::query_scalar(AssertSqlSafe(query)).fetch_all(pool).await.expect("rows");
         rows.extend(found.into_iter().map(|row| format!("{table} {row}")));
     }
     rows
@@ -138,14 +152,16 @@ async fn any_cut_into_batches_gives_the_same_rows() {
     }
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     for _ in 0..3 {
-        let cuts = proptest::collection::btree_set(1..end, 1..6).new_tree(&mut runner).expect("cuts").current();
+        let cuts =
+            proptest::collection::btree_set(1..end, 1..6).new_tree(&mut runner).expect("cuts").current();
         let pool = servers::database().await;
         for projection in projections::all() {
             // Each prefix ends in a stop, as a crash between two batches would.
             for cut in cuts.iter().copied().chain([end]) {
                 project(&projection, &prefix(&log, cut).await, &pool, cut).await;
             }
-            let (in_one, in_parts) = (rows(projection.as_ref(), &whole).await, rows(projection.as_ref(), &pool).await);
+            let (in_one, in_parts) =
+                (rows(projection.as_ref(), &whole).await, rows(projection.as_ref(), &pool).await);
             assert!(!in_one.is_empty() || projection.name() == "orders", "{}", projection.name());
             assert_eq!(in_one, in_parts, "{} cut at {cuts:?}", projection.name());
         }
@@ -226,7 +242,9 @@ async fn a_projection_sees_versions_as_the_streams_have_them() {
     let end = log.end().await.expect("an end");
     let mut commits = log.follow(0);
     for _ in 0..end {
-        for happened in Happened::all_of(&commits.next().await.expect("a commit").expect("readable")).expect("decoded") {
+        for happened in
+            Happened::all_of(&commits.next().await.expect("a commit").expect("readable")).expect("decoded")
+        {
             let version = versions.entry(happened.stream.clone()).or_insert(0);
             *version += 1;
             assert_eq!(happened.version, *version);

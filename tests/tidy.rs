@@ -32,7 +32,8 @@ fn sources() -> Vec<(PathBuf, String)> {
 
 #[test]
 fn every_file_says_what_it_is() {
-    let silent: Vec<_> = sources().into_iter().filter(|(_, text)| !text.starts_with("//! ")).map(|(path, _)| path).collect();
+    let silent: Vec<_> =
+        sources().into_iter().filter(|(_, text)| !text.starts_with("//! ")).map(|(path, _)| path).collect();
     assert!(silent.is_empty(), "without a `//!` header: {silent:?}");
 }
 
@@ -51,7 +52,11 @@ fn the_domain_is_pure() {
     let manifest = fs::read_to_string(root().join("domain/Cargo.toml")).expect("a manifest");
     let (_, rest) = manifest.split_once("[dependencies]").expect("dependencies");
     let (dependencies, _) = rest.split_once("\n[").expect("more sections");
-    let names: BTreeSet<_> = dependencies.lines().filter_map(|line| line.split(['.', ' ']).next()).filter(|name| !name.is_empty()).collect();
+    let names: BTreeSet<_> = dependencies
+        .lines()
+        .filter_map(|line| line.split(['.', ' ']).next())
+        .filter(|name| !name.is_empty())
+        .collect();
     assert_eq!(names, BTreeSet::from(["chrono", "serde", "serde_json", "sha2", "thiserror", "uuid"]));
 }
 
@@ -91,7 +96,17 @@ fn the_maps_name_what_exists() {
         let text = fs::read_to_string(root().join(document)).expect(document);
         let quoted = text.split('`').skip(1).step_by(2);
         let looks_like_a_path = |name: &&str| {
-            let known = ["domain/", "infra/", "command-api/", "projections/", "query-api/", "sagas/", "src/", "tests/", ".ci/"];
+            let known = [
+                "domain/",
+                "infra/",
+                "command-api/",
+                "projections/",
+                "query-api/",
+                "sagas/",
+                "src/",
+                "tests/",
+                ".ci/",
+            ];
             known.iter().any(|folder| name.starts_with(folder)) && !name.contains(['*', '{', ' ', '<'])
         };
         for name in quoted.filter(looks_like_a_path) {
@@ -103,7 +118,8 @@ fn the_maps_name_what_exists() {
 #[test]
 fn the_readme_and_the_makefile_agree() {
     let makefile = fs::read_to_string(root().join("Makefile")).expect("a Makefile");
-    let targets: Vec<_> = makefile.lines().filter_map(|line| line.split_once(": ").map(|(target, _)| target)).collect();
+    let targets: Vec<_> =
+        makefile.lines().filter_map(|line| line.split_once(": ").map(|(target, _)| target)).collect();
     let readme = fs::read_to_string(root().join("README.md")).expect("a README");
     for named in readme.split("`make ").skip(1).filter_map(|rest| rest.split(['`', ' ']).next()) {
         assert!(targets.contains(&named), "the README names `make {named}`");

@@ -242,7 +242,8 @@ impl From<Payment> for PaymentMethod {
 
 impl From<Checkout> for Buyer {
     fn from(checkout: Checkout) -> Self {
-        let ShippingAddress { name, line1, line2, city, region, postal_code, country } = checkout.shipping_address;
+        let ShippingAddress { name, line1, line2, city, region, postal_code, country } =
+            checkout.shipping_address;
         let shipping_address = Address { name, line1, line2, city, region, postal_code, country };
         Self { email: checkout.email, shipping_address }
     }

@@ -78,9 +78,9 @@ impl Refusal for cart::Error {
             Self::Full => conflict("cart_full", &self),
             Self::NotForSale(sku) => conflict("not_for_sale", &self).with("sku", sku),
             Self::MixedCurrencies { sku, .. } => conflict("mixed_currencies", &self).with("sku", sku),
-            Self::Changed { total, lines } => {
-                conflict("cart_changed", &self).with("total", MoneyBody::from(*total)).with("lines", json!(lines))
-            }
+            Self::Changed { total, lines } => conflict("cart_changed", &self)
+                .with("total", MoneyBody::from(*total))
+                .with("lines", json!(lines)),
             Self::TooLarge => conflict("total_too_large", &self),
             Self::Invalid(_) => Problem::invalid(Vec::new()),
         };

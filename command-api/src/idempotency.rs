@@ -80,7 +80,8 @@ impl InProgress {
                 Ok(turn)
             }
             Err(_) => {
-                let detail = "a request with this Idempotency-Key is being carried out; ask again for its outcome";
+                let detail =
+                    "a request with this Idempotency-Key is being carried out; ask again for its outcome";
                 Err(Problem::new(StatusCode::CONFLICT, "command_in_progress", detail).retry_after(1))
             }
         }

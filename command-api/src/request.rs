@@ -97,7 +97,8 @@ impl Asked {
         if self.key.is_some() {
             return Ok(self);
         }
-        let detail = "send an Idempotency-Key of your choice, and the same one when you send this command again";
+        let detail =
+            "send an Idempotency-Key of your choice, and the same one when you send this command again";
         Err(Problem::new(StatusCode::BAD_REQUEST, "idempotency_key_missing", detail))
     }
 

@@ -68,11 +68,14 @@ impl Settled {
         let mut follower = Follower::new(log, end);
         loop {
             match follower.batch(BATCH_MAX).await {
-                Ok(batch) => batch.iter().filter(|stored| stored.commit.stream.category() == CATEGORY).for_each(|stored| {
-                    if let Ok(order_id) = stored.commit.stream.id().parse() {
-                        stored.commit.events.iter().for_each(|event| self.happened(order_id, event));
-                    }
-                }),
+                Ok(batch) => batch
+                    .iter()
+                    .filter(|stored| stored.commit.stream.category() == CATEGORY)
+                    .for_each(|stored| {
+                        if let Ok(order_id) = stored.commit.stream.id().parse() {
+                            stored.commit.events.iter().for_each(|event| self.happened(order_id, event));
+                        }
+                    }),
                 // Who waits runs into the limit, and asks the order itself.
                 Err(error) => {
                     tracing::error!(%error, "orders can't be waited for");

@@ -10,7 +10,7 @@ use domain::commit::{ENVELOPE_VERSION, Hash};
 use domain::order::{Address, Buyer, Line, Reason};
 use domain::payment::Operation;
 use domain::product::{Changes, Details};
-use domain::{Commit, CommandId, Event, Money, OrderId, RecordedEvent};
+use domain::{CommandId, Commit, Event, Money, OrderId, RecordedEvent};
 use domain::{cart, order, payment, product, stock};
 use serde::Serialize;
 use uuid::Uuid;

@@ -11,6 +11,7 @@ pub struct Clock(Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>);
 impl Clock {
     /// The machine's own clock.
     #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "this is the place that all others ask")]
     pub fn system() -> Self {
         Self(Arc::new(Utc::now))
     }

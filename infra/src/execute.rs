@@ -16,7 +16,7 @@ use domain::order::Order;
 use domain::payment::Payment;
 use domain::product::Product;
 use domain::stock::Stock;
-use domain::{Aggregate, Commit, CommandId, RecordedEvent, StreamId};
+use domain::{Aggregate, CommandId, Commit, RecordedEvent, StreamId};
 use moka::future::Cache;
 use tokio::sync::Mutex;
 use uuid::Uuid;

@@ -77,7 +77,8 @@ impl Projection for Catalog {
     ) -> BoxFuture<'a, Result<(), sqlx::Error>> {
         async move {
             let ours = |happened: &&Happened| matches!(happened.event, Event::Product(_) | Event::Stock(_));
-            let mut keys: Vec<_> = batch.iter().filter(ours).map(|happened| happened.stream.id().to_owned()).collect();
+            let mut keys: Vec<_> =
+                batch.iter().filter(ours).map(|happened| happened.stream.id().to_owned()).collect();
             keys.sort_unstable();
             keys.dedup();
             if keys.is_empty() {
@@ -86,7 +87,9 @@ impl Projection for Catalog {
             let mut rows: BTreeMap<String, Row> = PRODUCTS.load(&keys, transaction).await?;
             for happened in batch.iter().filter(ours) {
                 let sku = happened.stream.id();
-                let row = rows.entry(sku.to_owned()).or_insert_with(|| Row { sku: sku.to_owned(), ..Row::default() });
+                let row = rows
+                    .entry(sku.to_owned())
+                    .or_insert_with(|| Row { sku: sku.to_owned(), ..Row::default() });
                 row.fold(happened);
             }
             PRODUCTS.store(rows.values(), transaction).await
@@ -125,7 +128,8 @@ impl Row {
             product::Event::PriceChanged { price, .. } => self.price = Some(*price),
             product::Event::Withdrawn {} => self.for_sale = false,
         }
-        self.category = self.details.as_ref().map(|details| details.category.join(LEVELS)).unwrap_or_default();
+        self.category =
+            self.details.as_ref().map(|details| details.category.join(LEVELS)).unwrap_or_default();
     }
 }
 
@@ -237,14 +241,17 @@ pub async fn products(pool: &PgPool, filter: &Filter) -> Result<(Vec<Product>, u
 /// Postgres does not answer.
 pub async fn categories(pool: &PgPool) -> Result<(Vec<(String, i64)>, u64), sqlx::Error> {
     let mut snapshot = snapshot(pool).await?;
-    let counts = sqlx::query_as("select category, count(*) from catalog.products where for_sale group by category")
-        .fetch_all(&mut *snapshot)
-        .await?;
+    let counts =
+        sqlx::query_as("select category, count(*) from catalog.products where for_sale group by category")
+            .fetch_all(&mut *snapshot)
+            .await?;
     let position = infra::checkpoint::read(&mut snapshot, NAME).await?;
     Ok((counts, position))
 }
 
 /// A transaction whose queries all see the same moment.
-pub(crate) async fn snapshot(pool: &PgPool) -> Result<sqlx::Transaction<'static, sqlx::Postgres>, sqlx::Error> {
+pub(crate) async fn snapshot(
+    pool: &PgPool,
+) -> Result<sqlx::Transaction<'static, sqlx::Postgres>, sqlx::Error> {
     pool.begin_with("begin isolation level repeatable read read only").await
 }

@@ -4,9 +4,9 @@ pub mod carts;
 pub mod catalog;
 pub mod orders;
 pub mod projection;
+mod rows;
 pub mod runner;
 pub mod search;
-mod rows;
 
 use std::sync::Arc;
 
@@ -18,7 +18,12 @@ pub use runner::{Status, run};
 /// All projections of this build.
 #[must_use]
 pub fn all() -> Vec<Arc<dyn Projection>> {
-    vec![Arc::new(catalog::Catalog), Arc::new(search::Search), Arc::new(orders::Orders), Arc::new(carts::Carts)]
+    vec![
+        Arc::new(catalog::Catalog),
+        Arc::new(search::Search),
+        Arc::new(orders::Orders),
+        Arc::new(carts::Carts),
+    ]
 }
 
 /// Makes the tables of all projections where there are none yet.

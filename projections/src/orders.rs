@@ -22,7 +22,17 @@ pub const NAME: &str = "orders";
 const ORDERS: Table = Table {
     name: "orders",
     key: "id",
-    columns: &["cart_id", "status", "reason", "lines", "total", "payment_status", "placed_at", "version", "position"],
+    columns: &[
+        "cart_id",
+        "status",
+        "reason",
+        "lines",
+        "total",
+        "payment_status",
+        "placed_at",
+        "version",
+        "position",
+    ],
 };
 
 pub struct Orders;
@@ -119,7 +129,9 @@ impl Projection for Orders {
 /// The order that the event is about.
 fn order_of(happened: &Happened) -> Option<OrderId> {
     match &happened.event {
-        Event::Cart(cart::Event::CheckedOut { order_id, .. } | cart::Event::Reopened { order_id }) => Some(*order_id),
+        Event::Cart(cart::Event::CheckedOut { order_id, .. } | cart::Event::Reopened { order_id }) => {
+            Some(*order_id)
+        }
         Event::Stock(
             stock::Event::Reserved { order_id, .. }
             | stock::Event::ReservationRefused { order_id, .. }
@@ -239,7 +251,10 @@ pub struct TimelineEntry {
 ///
 /// # Errors
 /// Postgres does not answer.
-pub async fn order(pool: &PgPool, id: Uuid) -> Result<(Option<(Order, Vec<TimelineEntry>)>, u64), sqlx::Error> {
+pub async fn order(
+    pool: &PgPool,
+    id: Uuid,
+) -> Result<(Option<(Order, Vec<TimelineEntry>)>, u64), sqlx::Error> {
     let mut snapshot = snapshot(pool).await?;
     let order: Option<Order> = sqlx::query_as(
         "select id, status, reason, lines, coalesce(total, 'null') as total, payment_status, placed_at, version

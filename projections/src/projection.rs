@@ -83,15 +83,18 @@ pub async fn migrate(projection: &dyn Projection, pool: &PgPool) -> Result<(), s
     let (name, schema) = (projection.name(), projection.schema());
     let mut transaction = pool.begin().await?;
     // Several processes may start at a time, and `if not exists` alone does not make that safe.
-    sqlx::query("select pg_advisory_xact_lock(hashtext('cartulary.migrate'))").execute(&mut *transaction).await?;
+    sqlx::query("select pg_advisory_xact_lock(hashtext('cartulary.migrate'))")
+        .execute(&mut *transaction)
+        .await?;
     let there: bool = sqlx::query_scalar("select exists (select from pg_namespace where nspname = $1)")
         .bind(&schema)
         .fetch_one(&mut *transaction)
         .await?;
     if !there {
-        let views = projection.tables().iter().map(|table| {
-            format!("create or replace view {name}.{table} as select * from {schema}.{table};")
-        });
+        let views = projection
+            .tables()
+            .iter()
+            .map(|table| format!("create or replace view {name}.{table} as select * from {schema}.{table};"));
         let definition = format!(
             "create schema {schema}; create schema if not exists {name};
              create extension if not exists pg_trgm schema public;

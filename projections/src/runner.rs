@@ -40,7 +40,12 @@ enum Error {
 
 /// Keeps the projection's rows up to date. Runs until it's dropped: outages are waited out, and
 /// an event that can't be applied is never skipped.
-pub async fn run(projection: Arc<dyn Projection>, log: Arc<dyn EventLog>, pool: PgPool, status: watch::Sender<Status>) {
+pub async fn run(
+    projection: Arc<dyn Projection>,
+    log: Arc<dyn EventLog>,
+    pool: PgPool,
+    status: watch::Sender<Status>,
+) {
     let mut backoff = BACKOFF_MIN;
     loop {
         let before = status.borrow().position;
@@ -76,7 +81,12 @@ async fn follow(
 }
 
 /// Applies a batch that begins right after the position, and returns the one that it ends with.
-async fn apply(projection: &dyn Projection, pool: &PgPool, from: u64, batch: &[Stored]) -> Result<u64, Error> {
+async fn apply(
+    projection: &dyn Projection,
+    pool: &PgPool,
+    from: u64,
+    batch: &[Stored],
+) -> Result<u64, Error> {
     let Some(to) = batch.last().map(|stored| stored.sequence) else { return Ok(from) };
     let mut happened = Vec::with_capacity(batch.len());
     for stored in batch {

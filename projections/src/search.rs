@@ -22,7 +22,17 @@ pub const NAME: &str = "search";
 const DOCUMENTS: Table = Table {
     name: "documents",
     key: "sku",
-    columns: &["title", "brand", "category", "codes", "attributes", "description", "details", "price", "for_sale"],
+    columns: &[
+        "title",
+        "brand",
+        "category",
+        "codes",
+        "attributes",
+        "description",
+        "details",
+        "price",
+        "for_sale",
+    ],
 };
 
 /// Apart from the texts, so that a sale does not index a product again.
@@ -183,7 +193,8 @@ fn fold(documents: &mut BTreeMap<String, Document>, sku: &str, event: &product::
             if let Some(document) = documents.get_mut(sku) {
                 let mut details = document.details.clone();
                 details.apply(changes);
-                *document = Document { for_sale: document.for_sale, ..Document::new(sku, details, document.price) };
+                *document =
+                    Document { for_sale: document.for_sale, ..Document::new(sku, details, document.price) };
             }
         }
         product::Event::PriceChanged { price, .. } => {

@@ -76,7 +76,8 @@ pub(crate) async fn get(
 ) -> Result<Response, Problem> {
     let stale = api.fresh(orders::NAME, &asked).await?;
     let (order, position) = orders::order(&api.pool, id.0).await.map_err(unavailable)?;
-    let not_found = || Problem::new(StatusCode::NOT_FOUND, "order_not_found", "there is no order with this id");
+    let not_found =
+        || Problem::new(StatusCode::NOT_FOUND, "order_not_found", "there is no order with this id");
     let (order, timeline) = order.ok_or_else(not_found)?;
     let version = order.version;
     Ok(Answer::private(Order::new(order, timeline), position, stale).etag(version, &asked).into_response())

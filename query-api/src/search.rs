@@ -87,7 +87,11 @@ pub(crate) async fn search(
         after: place(query.after.as_deref())?,
         limit: limit(query.limit)?,
     };
-    if filter.after.as_ref().is_some_and(|place: &read_model::Place| place.text.contains('\0') || place.sku.contains('\0')) {
+    if filter
+        .after
+        .as_ref()
+        .is_some_and(|place: &read_model::Place| place.text.contains('\0') || place.sku.contains('\0'))
+    {
         return Err(Problem::bad_parameter("after takes a `next` as it was answered"));
     }
     let stale = api.fresh(read_model::NAME, &asked).await?;

@@ -228,7 +228,8 @@ impl Checkout {
             }
             Event::ConfirmationBegun {} => vec![order("confirm", order::Command::Confirm)],
             Event::CaptureBegun {} => {
-                let capture = [Action::CancelTimer { name: DEADLINE }, payment("capture", payment::Command::Capture)];
+                let capture =
+                    [Action::CancelTimer { name: DEADLINE }, payment("capture", payment::Command::Capture)];
                 let sell = every_line("sell", &|_| stock::Command::Sell { order_id });
                 capture.into_iter().chain(sell).collect()
             }
@@ -334,7 +335,9 @@ impl Draft {
 
     fn payment(&mut self, event: &payment::Event) {
         match (event, self.state.stage) {
-            (payment::Event::Authorized { .. }, Stage::Authorizing) => self.record(Event::ConfirmationBegun {}),
+            (payment::Event::Authorized { .. }, Stage::Authorizing) => {
+                self.record(Event::ConfirmationBegun {})
+            }
             (payment::Event::Captured { .. }, Stage::Capturing) => self.record(Event::Completed {}),
             (payment::Event::Declined { .. }, Stage::Authorizing | Stage::Capturing) => {
                 self.record(Event::PaymentUndone {});
@@ -394,14 +397,16 @@ fn units(lines: &[Line]) -> BTreeMap<Sku, u32> {
 /// The order as the cart was checked out.
 fn placed(input: &Input) -> Option<order::Command> {
     match input {
-        Input::Event { stream, event: Happened::Cart(cart::Event::CheckedOut { lines, total, personal, .. }), .. } => {
-            Some(order::Command::Place {
-                cart_id: stream.id().parse().ok()?,
-                lines: lines.clone(),
-                total: *total,
-                buyer: personal.clone(),
-            })
-        }
+        Input::Event {
+            stream,
+            event: Happened::Cart(cart::Event::CheckedOut { lines, total, personal, .. }),
+            ..
+        } => Some(order::Command::Place {
+            cart_id: stream.id().parse().ok()?,
+            lines: lines.clone(),
+            total: *total,
+            buyer: personal.clone(),
+        }),
         _ => None,
     }
 }

@@ -2,9 +2,9 @@
 
 pub mod checkout;
 pub mod payment;
+mod queues;
 pub mod runner;
 pub mod saga;
-mod queues;
 mod settle;
 
 #[cfg(test)]

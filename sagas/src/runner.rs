@@ -121,7 +121,12 @@ impl Sagas {
         );
     }
 
-    async fn follow_log(self: Arc<Self>, after: u64, queues: &Queues<(Kind, OrderId), Work>, status: &watch::Sender<Status>) {
+    async fn follow_log(
+        self: Arc<Self>,
+        after: u64,
+        queues: &Queues<(Kind, OrderId), Work>,
+        status: &watch::Sender<Status>,
+    ) {
         let mut follower = Follower::new(self.log.clone(), after);
         loop {
             match follower.batch(BATCH_MAX).await {
@@ -141,7 +146,12 @@ impl Sagas {
     }
 
     /// Hands a commit's events to the sagas that follow them.
-    async fn hand_in(self: Arc<Self>, stored: &Stored, queues: &Queues<(Kind, OrderId), Work>, status: &watch::Sender<Status>) {
+    async fn hand_in(
+        self: Arc<Self>,
+        stored: &Stored,
+        queues: &Queues<(Kind, OrderId), Work>,
+        status: &watch::Sender<Status>,
+    ) {
         for recorded in &stored.commit.events {
             let event = loop {
                 match Event::decode(recorded) {
@@ -172,7 +182,11 @@ impl Sagas {
         queues.seen(stored.sequence);
     }
 
-    async fn follow_timers(self: Arc<Self>, timers: &JetStreamTimers, queues: &Queues<(Kind, OrderId), Work>) {
+    async fn follow_timers(
+        self: Arc<Self>,
+        timers: &JetStreamTimers,
+        queues: &Queues<(Kind, OrderId), Work>,
+    ) {
         loop {
             match timers.fired().await {
                 Ok(mut fired) => {
@@ -238,7 +252,8 @@ impl Sagas {
                 if recorded.events.is_empty() {
                     return Ok(());
                 }
-                let state = self.checkouts.load(work.order_id).await.map_err(|error| Again(error.to_string()))?;
+                let state =
+                    self.checkouts.load(work.order_id).await.map_err(|error| Again(error.to_string()))?;
                 state.state.actions(work.order_id, &work.input, &recorded.events)
             }
         };

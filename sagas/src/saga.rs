@@ -22,12 +22,23 @@ pub enum Input {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Action {
     /// Give a command. The step's name and the input's id make the command's id.
-    Execute { step: String, command: Command },
+    Execute {
+        step: String,
+        command: Command,
+    },
     /// Get an outcome for the payment's open request; `generation` is that of the timer, if one
     /// fired.
-    SettlePayment { generation: Option<u32> },
-    SetTimer { name: &'static str, generation: u32, at: DateTime<Utc> },
-    CancelTimer { name: &'static str },
+    SettlePayment {
+        generation: Option<u32>,
+    },
+    SetTimer {
+        name: &'static str,
+        generation: u32,
+        at: DateTime<Utc>,
+    },
+    CancelTimer {
+        name: &'static str,
+    },
 }
 
 impl Action {

@@ -74,7 +74,9 @@ impl Story {
     fn ends(mut self, given_back: fn(u32) -> stock::Event, last_steps: &[&str]) {
         assert!(self.happens("stock/MUG", given_back(5)).is_empty());
         assert_eq!(self.happens("stock/CUP", given_back(1)), last_steps);
-        assert!(self.happens(&order_stream(), order::Event::Cancelled { reason: Reason::OutOfStock }).is_empty());
+        assert!(
+            self.happens(&order_stream(), order::Event::Cancelled { reason: Reason::OutOfStock }).is_empty()
+        );
         assert!(self.deadline().is_empty(), "the end is final");
     }
 }
@@ -105,7 +107,10 @@ impl From<payment::Event> for Told {
 fn name(action: &Action) -> String {
     match action {
         Action::Execute { step, command } => match command {
-            Command::Stock(_, stock::Command::Reserve { quantity, .. } | stock::Command::Return { quantity, .. }) => {
+            Command::Stock(
+                _,
+                stock::Command::Reserve { quantity, .. } | stock::Command::Return { quantity, .. },
+            ) => {
                 format!("{step} {quantity}")
             }
             Command::Payment(_, payment::Command::Authorize { amount, .. }) => format!("{step} {amount}"),
@@ -228,7 +233,10 @@ fn a_declined_payment_leaves_nothing_held() {
 fn without_payment_in_time_the_money_is_taken_back_first() {
     let mut story = Story::held();
     assert_eq!(story.deadline(), ["cancel deadline", "undo"]);
-    assert!(story.happens(&payment_stream(), authorized()).is_empty(), "the late success is voided by the payment");
+    assert!(
+        story.happens(&payment_stream(), authorized()).is_empty(),
+        "the late success is voided by the payment"
+    );
     let steps = story.happens(&payment_stream(), payment::Event::Voided {});
     assert_eq!(steps, ["release/CUP", "release/MUG"]);
     story.ends(released, &["reopen", "cancel payment_timed_out"]);

@@ -76,7 +76,8 @@ async fn terminate(process: &mut Child) -> anyhow::Result<()> {
     let pid = process.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
     let Some(pid) = pid else { return Ok(()) };
     kill_process(pid, Signal::TERM)?;
-    let ended = tokio::time::timeout(STOP_LIMIT, process.wait()).await.context("the shop does not stop")??;
+    let ended =
+        tokio::time::timeout(STOP_LIMIT, process.wait()).await.context("the shop does not stop")??;
     anyhow::ensure!(ended.success(), "the shop ended with {ended}");
     Ok(())
 }

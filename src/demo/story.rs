@@ -97,7 +97,11 @@ impl Shop {
         let set = self.client.send(Method::PUT, &path, &[], Some(&json!({ "quantity": UNITS }))).await?;
         ensure!(set.status.is_success(), "{}", set.problem());
         let shown = self.get(&format!("/v1/carts/{cart}"), set.log_position).await?;
-        say(&format!("read model of the cart: {} line, total {}", count(&shown.body["lines"]), money(&shown.body["total"])));
+        say(&format!(
+            "read model of the cart: {} line, total {}",
+            count(&shown.body["lines"]),
+            money(&shown.body["total"])
+        ));
         Ok((cart, shown.body["total"].clone()))
     }
 
@@ -130,7 +134,9 @@ impl Shop {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        let shown = tokio::time::timeout(SETTLE_LIMIT, watched).await.context("the order is not settled in time")??;
+        let shown = tokio::time::timeout(SETTLE_LIMIT, watched)
+            .await
+            .context("the order is not settled in time")??;
         let reason = shown["reason"].as_str().map(|reason| format!(" ({reason})")).unwrap_or_default();
         say(&format!("read model of the order: {}{reason}, payment {payment}", text(&shown["status"])));
         ensure!(shown["status"] == status, "the order is {}, not {status}", shown["status"]);
@@ -145,7 +151,7 @@ impl Shop {
             loop {
                 let events = events_of(log, order).await?;
                 let there = |kind: &&str| events.iter().any(|(_, found, _)| found == *kind);
-                if expected.iter().all(|kind| there(&kind)) {
+                if expected.iter().all(there) {
                     return anyhow::Ok(events);
                 }
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -212,5 +218,6 @@ fn count(value: &Value) -> usize {
 }
 
 fn money(value: &Value) -> String {
-    serde_json::from_value::<domain::Money>(value.clone()).map_or_else(|_| value.to_string(), |money| money.to_string())
+    serde_json::from_value::<domain::Money>(value.clone())
+        .map_or_else(|_| value.to_string(), |money| money.to_string())
 }

@@ -82,7 +82,8 @@ impl FromStr for Moment {
                 _ => None,
             }
         };
-        let expected = "expected a position (42), a time (2026-11-23T10:00:00Z), a date, or how long ago (15m)";
+        let expected =
+            "expected a position (42), a time (2026-11-23T10:00:00Z), a date, or how long ago (15m)";
         ago().map(Self::Ago).ok_or_else(|| expected.to_owned())
     }
 }

@@ -70,7 +70,13 @@ async fn tail(options: HistoryTail) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn scan(log: &dyn EventLog, first: u64, until: u64, filter: &Filter, output: &mut Output) -> anyhow::Result<()> {
+async fn scan(
+    log: &dyn EventLog,
+    first: u64,
+    until: u64,
+    filter: &Filter,
+    output: &mut Output,
+) -> anyhow::Result<()> {
     if first > until {
         return Ok(());
     }
@@ -85,7 +91,12 @@ async fn scan(log: &dyn EventLog, first: u64, until: u64, filter: &Filter, outpu
     anyhow::bail!("the log stopped answering")
 }
 
-async fn follow(log: Arc<dyn EventLog>, after: u64, filter: &Filter, output: &mut Output) -> anyhow::Result<()> {
+async fn follow(
+    log: Arc<dyn EventLog>,
+    after: u64,
+    filter: &Filter,
+    output: &mut Output,
+) -> anyhow::Result<()> {
     let mut follower = Follower::new(log, after);
     loop {
         for stored in follower.batch(100).await? {
@@ -160,7 +171,13 @@ impl Output {
 /// `… | head` closes the pipe when it has seen enough.
 fn closed_pipe_is_fine(outcome: anyhow::Result<()>) -> anyhow::Result<()> {
     match outcome {
-        Err(error) if error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) => Ok(()),
+        Err(error)
+            if error
+                .downcast_ref::<std::io::Error>()
+                .is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) =>
+        {
+            Ok(())
+        }
         outcome => outcome,
     }
 }

@@ -21,7 +21,11 @@ impl Printer {
     }
 
     pub fn line(&self, stored: &Stored, index: usize, event: &RecordedEvent) -> String {
-        if self.json { self.cloud_event(stored, index, event).to_string() } else { self.text(stored, index, event) }
+        if self.json {
+            self.cloud_event(stored, index, event).to_string()
+        } else {
+            self.text(stored, index, event)
+        }
     }
 
     /// CloudEvents 1.0, with the log's own facts as extension attributes.

@@ -93,11 +93,14 @@ async fn import_line(client: &Client, line: &[u8], settings: &Settings) -> anyho
     let body = serde_json::to_value(&product)?;
     let hash = Hash::of(body.to_string().as_bytes());
     let key = format!("import/catalogue/{}/{hash}", product.sku);
-    let created = client.send(Method::POST, "/v1/products", &[("Idempotency-Key", &key)], Some(&body)).await?;
+    let created =
+        client.send(Method::POST, "/v1/products", &[("Idempotency-Key", &key)], Some(&body)).await?;
     let (outcome, current) = match created.status {
         StatusCode::CREATED if created.repeated => catch_up(client, &product, created).await?,
         StatusCode::CREATED => (Outcome::Created, created),
-        StatusCode::CONFLICT if created.body["code"] == "product_exists" => catch_up(client, &product, created).await?,
+        StatusCode::CONFLICT if created.body["code"] == "product_exists" => {
+            catch_up(client, &product, created).await?
+        }
         _ => return Ok((Outcome::Bad(created.problem()), 0)),
     };
     if matches!(outcome, Outcome::Bad(_)) {

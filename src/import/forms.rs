@@ -68,8 +68,11 @@ fn own(value: Value) -> Result<(Product, Option<u32>), String> {
 
 fn icecat(value: Value, currency: Currency) -> Result<Product, String> {
     let item: Icecat = serde_json::from_value(value).map_err(|error| error.to_string())?;
-    let mut attributes: BTreeMap<String, String> =
-        item.more.iter().filter_map(|(name, value)| Some((attribute_name(name)?, attribute_value(value)?))).collect();
+    let mut attributes: BTreeMap<String, String> = item
+        .more
+        .iter()
+        .filter_map(|(name, value)| Some((attribute_name(name)?, attribute_value(value)?)))
+        .collect();
     let (gtins, other_codes): (Vec<_>, Vec<_>) = item.ean.into_iter().partition(|code| is_gtin(code));
     if !other_codes.is_empty() {
         // Not a GTIN, so it can't be one here, but it isn't lost.
@@ -79,7 +82,8 @@ fn icecat(value: Value, currency: Currency) -> Result<Product, String> {
     if sku.as_str() != item.id {
         attributes.insert("Original id".to_owned(), item.id.clone());
     }
-    let text = |name: &str| item.more.get(name).and_then(Value::as_str).filter(|text| !text.trim().is_empty());
+    let text =
+        |name: &str| item.more.get(name).and_then(Value::as_str).filter(|text| !text.trim().is_empty());
     let category = text("attr_t_product_type").or(text("attr_t_type")).unwrap_or("Uncategorised");
     Ok(Product {
         sku,
@@ -120,7 +124,8 @@ fn attribute_value(value: &Value) -> Option<String> {
 /// so that different ids stay different.
 fn sku(id: &str) -> Sku {
     id.parse().unwrap_or_else(|_| {
-        let allowed = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '-' };
+        let allowed =
+            |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '-' };
         let hash = domain::commit::Hash::of(id.as_bytes()).to_string();
         let mapped: String = id.chars().map(allowed).take(Sku::LENGTH_MAX - 13).collect();
         let mapped = format!("{mapped}-{}", &hash[..12]);
@@ -159,7 +164,8 @@ mod tests {
         assert_eq!(product.category, ["A / B"]);
         assert_eq!(product.price.to_string(), "125.95 EUR");
         assert_eq!(product.gtins, ["0882780756328"]);
-        let attributes: Vec<_> = product.attributes.iter().map(|(name, value)| format!("{name}: {value}")).collect();
+        let attributes: Vec<_> =
+            product.attributes.iter().map(|(name, value)| format!("{name}: {value}")).collect();
         assert_eq!(
             attributes,
             [

@@ -29,7 +29,9 @@ pub fn read(file: Box<dyn Read + Send>, progress: &Arc<Progress>) -> mpsc::Recei
             let line = match next(&mut reader) {
                 Ok(None) => return,
                 Ok(Some(line)) => line,
-                Err(error) => return drop(lines.blocking_send((number, Err(format!("not readable: {error}"))))),
+                Err(error) => {
+                    return drop(lines.blocking_send((number, Err(format!("not readable: {error}")))));
+                }
             };
             if lines.blocking_send((number, line)).is_err() {
                 return;

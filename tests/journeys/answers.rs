@@ -10,7 +10,10 @@ async fn a_product_is_created_shown_and_changed() {
     let shop = shared().await;
     let sku = shop::name("life");
     let created = shop.post("/v1/products", &product(&sku)).await;
-    assert_eq!((created.status.as_u16(), created.header("location")), (201, format!("/v1/products/{sku}").as_str()));
+    assert_eq!(
+        (created.status.as_u16(), created.header("location")),
+        (201, format!("/v1/products/{sku}").as_str())
+    );
     assert_eq!(created.header("etag"), "\"1-0\"");
     let path = format!("/v1/products/{sku}");
     let shown = shop.get_at(&path, created.position()).await;
@@ -18,13 +21,19 @@ async fn a_product_is_created_shown_and_changed() {
     assert_eq!((&shown.body["title"], &shown.body["available"]), (&product(&sku)["title"], &json!(0)));
     assert!(shown.position() >= created.position());
 
-    let change = |etag: &str| shop.request(Method::PATCH, &path).header("If-Match", etag).json(&json!({"title": "New"}));
+    let change = |etag: &str| {
+        shop.request(Method::PATCH, &path).header("If-Match", etag).json(&json!({"title": "New"}))
+    };
     let changed = shop.send(change(created.header("etag"))).await;
     assert_eq!((changed.status.as_u16(), changed.header("etag")), (200, "\"2-0\""));
     assert_eq!(shop.send(change(created.header("etag"))).await.problem(), (412, "stale", ""));
-    let price = |request: reqwest::RequestBuilder| shop.send(request.json(&json!({"amount": 1, "currency": "GBP"})));
+    let price =
+        |request: reqwest::RequestBuilder| shop.send(request.json(&json!({"amount": 1, "currency": "GBP"})));
     let price_path = format!("{path}/price");
-    assert_eq!(price(shop.request(Method::POST, &price_path)).await.problem(), (428, "precondition_required", ""));
+    assert_eq!(
+        price(shop.request(Method::POST, &price_path)).await.problem(),
+        (428, "precondition_required", "")
+    );
     let priced = price(shop.request(Method::POST, &price_path).header("If-Match", "\"2-7\"")).await;
     assert_eq!(priced.status, 200, "of the ETag, the product's part counts: {priced:?}");
 
@@ -112,7 +121,8 @@ async fn pages_add_up_to_the_whole() {
         unique.dedup();
         assert_eq!((seen.len(), unique.len()), (7, 7), "{path}: {seen:?}");
     }
-    let cheap = shop.get_at(&format!("/v1/search?q=mug&brand={brand}&max_price=102&min_price=101"), last).await;
+    let cheap =
+        shop.get_at(&format!("/v1/search?q=mug&brand={brand}&max_price=102&min_price=101"), last).await;
     assert_eq!(cheap.body["total"], 2);
 }
 
@@ -121,9 +131,11 @@ async fn search_forgives_and_counts() {
     let shop = shared().await;
     let word = "zanzibarine";
     let mut last = 0;
-    for (brand, category, title) in
-        [("Ada", "Lamps", "Zanzibarine lamp"), ("Ada", "Bowls", "Bowl, zanzibarine"), ("Bob", "Lamps", "Two zanzibarines")]
-    {
+    for (brand, category, title) in [
+        ("Ada", "Lamps", "Zanzibarine lamp"),
+        ("Ada", "Bowls", "Bowl, zanzibarine"),
+        ("Bob", "Lamps", "Two zanzibarines"),
+    ] {
         let mut product = product(&shop::name("search"));
         product["brand"] = json!(brand);
         product["category"] = json!(["Search", category]);
@@ -159,7 +171,10 @@ async fn the_document_describes_every_route() {
     for (path, methods) in document["paths"].as_object().expect("paths") {
         for (method, operation) in methods.as_object().expect("methods") {
             routes.push(format!("{} {path}", method.to_uppercase()));
-            assert!(operation["summary"].is_string() && operation["responses"].is_object(), "{method} {path}");
+            assert!(
+                operation["summary"].is_string() && operation["responses"].is_object(),
+                "{method} {path}"
+            );
         }
     }
     routes.sort();
@@ -171,7 +186,10 @@ async fn the_document_describes_every_route() {
     assert_eq!(readers, ["carts", "catalog", "orders", "sagas", "search"]);
     let unknown: Value = shop.get("/v1/nothing").await.body;
     assert_eq!(unknown["code"], "not_found");
-    assert_eq!(shop.send(shop.request(Method::DELETE, "/v1/products")).await.problem(), (405, "method_not_allowed", ""));
+    assert_eq!(
+        shop.send(shop.request(Method::DELETE, "/v1/products")).await.problem(),
+        (405, "method_not_allowed", "")
+    );
 }
 
 fn is_the_contract(routes: &[String]) {

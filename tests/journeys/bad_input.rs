@@ -39,7 +39,11 @@ async fn a_product_that_is_not_valid_is_pointed_at() {
         let (status, code, at) = answer.problem();
         assert_eq!((status, code), (422, "invalid"), "{pointer} {value}");
         // An unknown field is reported with its name, at the object that has it.
-        assert!(at == pointer || answer.body["errors"][0]["detail"].as_str().unwrap_or_default().contains("colour"), "{answer:?}");
+        assert!(
+            at == pointer
+                || answer.body["errors"][0]["detail"].as_str().unwrap_or_default().contains("colour"),
+            "{answer:?}"
+        );
     }
 }
 
@@ -57,14 +61,17 @@ async fn quantities_are_whole_and_bounded() {
             if key && quantity == "10001" {
                 continue;
             }
-            let mut request = shop.request(method, &path).header(CONTENT_TYPE, "application/json").body(body.clone());
+            let mut request =
+                shop.request(method, &path).header(CONTENT_TYPE, "application/json").body(body.clone());
             if key {
                 request = request.header("Idempotency-Key", Uuid::now_v7().to_string());
             }
             let answer = shop.send(request).await;
             let (status, code, pointer) = answer.problem();
             match quantity {
-                "1e400" => assert!(matches!((status, code), (400, "invalid_json") | (422, "invalid")), "{answer:?}"),
+                "1e400" => {
+                    assert!(matches!((status, code), (400, "invalid_json") | (422, "invalid")), "{answer:?}")
+                }
                 _ => assert_eq!((status, code, pointer), (422, "invalid", "/quantity"), "{path} {quantity}"),
             }
         }
@@ -75,7 +82,10 @@ async fn quantities_are_whole_and_bounded() {
     }
     for delta in [json!(0), json!(i64::MIN), json!(2_000_000)] {
         let body = json!({"delta": delta, "reason": "count"});
-        assert_eq!(shop.post(&format!("/v1/stock/{sku}/adjustments"), &body).await.problem(), (422, "invalid", "/delta"));
+        assert_eq!(
+            shop.post(&format!("/v1/stock/{sku}/adjustments"), &body).await.problem(),
+            (422, "invalid", "/delta")
+        );
     }
     assert_eq!(shop.stock(&sku).await, (5, 0), "nothing of it was recorded");
 }
@@ -87,15 +97,41 @@ async fn what_does_not_exist_is_not_found() {
     let cart = shop.cart(&sku, 1).await;
     let nobody = Uuid::now_v7();
     let quantity = json!({"quantity": 1});
-    assert_eq!(shop.post("/v1/stock/nothing-here/receipts", &quantity).await.problem().1, "product_not_found");
-    assert_eq!(shop.put(&format!("/v1/carts/{cart}/lines/nothing-here"), &quantity).await.problem().1, "product_not_found");
-    assert_eq!(shop.put(&format!("/v1/carts/{nobody}/lines/{sku}"), &quantity).await.problem().1, "cart_not_found");
-    assert_eq!(shop.post(&format!("/v1/carts/{nobody}/checkout"), &checkout("tok_approve")).await.problem().1, "cart_not_found");
-    assert_eq!(shop.post(&format!("/v1/orders/{nobody}/cancel"), &json!({})).await.problem().1, "order_not_found");
-    for path in [format!("/v1/carts/{nobody}"), format!("/v1/orders/{nobody}"), "/v1/products/nothing-here".to_owned()] {
+    assert_eq!(
+        shop.post("/v1/stock/nothing-here/receipts", &quantity).await.problem().1,
+        "product_not_found"
+    );
+    assert_eq!(
+        shop.put(&format!("/v1/carts/{cart}/lines/nothing-here"), &quantity).await.problem().1,
+        "product_not_found"
+    );
+    assert_eq!(
+        shop.put(&format!("/v1/carts/{nobody}/lines/{sku}"), &quantity).await.problem().1,
+        "cart_not_found"
+    );
+    assert_eq!(
+        shop.post(&format!("/v1/carts/{nobody}/checkout"), &checkout("tok_approve")).await.problem().1,
+        "cart_not_found"
+    );
+    assert_eq!(
+        shop.post(&format!("/v1/orders/{nobody}/cancel"), &json!({})).await.problem().1,
+        "order_not_found"
+    );
+    for path in [
+        format!("/v1/carts/{nobody}"),
+        format!("/v1/orders/{nobody}"),
+        "/v1/products/nothing-here".to_owned(),
+    ] {
         assert_eq!(shop.get(&path).await.status, 404, "{path}");
     }
-    for path in ["/v1/carts/7", "/v1/orders/x", "/v1/products/a%20b", "/v1/products/%FF", "/v1/products/%00", "/v1/products/a%2Fb"] {
+    for path in [
+        "/v1/carts/7",
+        "/v1/orders/x",
+        "/v1/products/a%20b",
+        "/v1/products/%FF",
+        "/v1/products/%00",
+        "/v1/products/a%2Fb",
+    ] {
         assert_eq!(shop.get(path).await.problem().0, 404, "{path}");
     }
 }
@@ -104,7 +140,8 @@ async fn what_does_not_exist_is_not_found() {
 async fn bodies_that_are_no_bodies() {
     let shop = shared().await;
     let send = async |content_type: &str, body: Vec<u8>| {
-        let request = shop.request(Method::POST, "/v1/products").header("Idempotency-Key", Uuid::now_v7().to_string());
+        let request =
+            shop.request(Method::POST, "/v1/products").header("Idempotency-Key", Uuid::now_v7().to_string());
         shop.send(request.header(CONTENT_TYPE, content_type).body(body)).await
     };
     let json = "application/json";
@@ -196,7 +233,8 @@ async fn parameters_that_are_none() {
     }
     let long = format!("/v1/search?q={}", "x".repeat(201));
     assert_eq!(shop.get(&long).await.problem(), (400, "invalid_parameter", ""));
-    for query in ["", "%00", "'", "%27%20%7C%7C%20%27", "%26%7C!:*()%5C", "the", "%F0%9F%92%A9", "%E2%80%AE"] {
+    for query in ["", "%00", "'", "%27%20%7C%7C%20%27", "%26%7C!:*()%5C", "the", "%F0%9F%92%A9", "%E2%80%AE"]
+    {
         assert_eq!(shop.get(&format!("/v1/search?q={query}")).await.status, 200, "{query}");
     }
     let request = shop.request(Method::GET, "/v1/categories").header("Min-Log-Position", "soon");

@@ -64,7 +64,10 @@ async fn a_purchase_is_confirmed() {
             "payment.captured",
         ]
     );
-    assert_eq!(ledger(shop, &order).await, [("authorize".into(), 2500, false), ("capture".into(), 2500, false)]);
+    assert_eq!(
+        ledger(shop, &order).await,
+        [("authorize".into(), 2500, false), ("capture".into(), 2500, false)]
+    );
     eventually("the goods are gone", async || (shop.stock(&sku).await == (3, 0)).then_some(())).await;
     let again = shop.post(&format!("/v1/carts/{cart}/checkout"), &checkout("tok_approve")).await;
     assert_eq!(again.problem(), (409, "cart_checked_out", ""));
@@ -81,7 +84,9 @@ async fn a_declined_payment_leaves_nothing_behind() {
     assert_eq!((&shown["status"], &shown["reason"]), (&json!("cancelled"), &json!("payment_declined")));
     // Who sees it cancelled finds nothing held, and the cart open.
     assert_eq!(kinds(&shown).last(), Some(&"order.cancelled"));
-    let position = shown["timeline"].as_array().and_then(|timeline| timeline.last()).expect("steps")["position"].as_u64();
+    let position =
+        shown["timeline"].as_array().and_then(|timeline| timeline.last()).expect("steps")["position"]
+            .as_u64();
     let product = shop.get_at(&format!("/v1/products/{sku}"), position.expect("a position")).await;
     assert_eq!(product.body["available"], 5);
     let cart_shown = shop.get_at(&format!("/v1/carts/{cart}"), position.expect("a position")).await;
@@ -122,7 +127,8 @@ async fn a_slow_approval_is_waited_for() {
     let sku = shop.product("slow", 5).await;
     let cart = shop.cart(&sku, 1).await;
     let request = shop.request(Method::POST, &format!("/v1/carts/{cart}/checkout"));
-    let request = request.header("Idempotency-Key", &cart).header("Prefer", "wait=20").json(&checkout("tok_slow"));
+    let request =
+        request.header("Idempotency-Key", &cart).header("Prefer", "wait=20").json(&checkout("tok_slow"));
     let answer = shop.send(request).await;
     assert_eq!((answer.status.as_u16(), answer.header("preference-applied")), (202, "wait=20"));
     assert_eq!(answer.body["status"], "confirmed");
@@ -138,7 +144,8 @@ async fn a_confirmed_order_can_be_taken_back() {
     let order = shop.check_out(&shop.cart(&sku, 2).await, "tok_approve").await;
     order_with_payment(shop, &order, "captured").await;
     let cancel = format!("/v1/orders/{order}/cancel");
-    let request = shop.request(Method::POST, &cancel).header("Idempotency-Key", &order).header("Prefer", "wait=20");
+    let request =
+        shop.request(Method::POST, &cancel).header("Idempotency-Key", &order).header("Prefer", "wait=20");
     let answer = shop.send(request).await;
     assert_eq!((answer.status.as_u16(), &answer.body["status"]), (202, &json!("cancelled")), "{answer:?}");
     assert_eq!(answer.body["reason"], "cancelled_by_buyer");
@@ -212,14 +219,16 @@ async fn f01_two_hundred_buyers_for_ten_units() {
     let confirmed = settled.iter().filter(|order| order["status"] == "confirmed").count();
     let refused = settled.iter().filter(|order| order["reason"] == "out_of_stock").count();
     assert_eq!((confirmed, refused), (10, 190));
-    eventually("ten are sold and none is held", async || (shop.stock(&sku).await == (0, 0)).then_some(())).await;
+    eventually("ten are sold and none is held", async || (shop.stock(&sku).await == (0, 0)).then_some(()))
+        .await;
     let pool = sqlx::PgPool::connect(&shop.addresses.postgres).await.expect("Postgres answers");
     let ids: Vec<Uuid> = orders.iter().map(|order| order.parse().expect("an id")).collect();
-    let charged: Vec<Uuid> = sqlx::query_scalar("select distinct order_id from sandbox.operations where order_id = any($1)")
-        .bind(ids)
-        .fetch_all(&pool)
-        .await
-        .expect("the ledger");
+    let charged: Vec<Uuid> =
+        sqlx::query_scalar("select distinct order_id from sandbox.operations where order_id = any($1)")
+            .bind(ids)
+            .fetch_all(&pool)
+            .await
+            .expect("the ledger");
     assert_eq!(charged.len(), 10, "nothing was charged to the losers");
 }
 
@@ -240,6 +249,7 @@ async fn f01_two_lines_of_one_cart_compete_fairly() {
     let confirmed = settled.iter().filter(|order| order["status"] == "confirmed").count();
     let left = i64::try_from(3 - confirmed).expect("at most 3 can be confirmed");
     for sku in [&a, &b] {
-        eventually("what is not sold is free", async || (shop.stock(sku).await == (left, 0)).then_some(())).await;
+        eventually("what is not sold is free", async || (shop.stock(sku).await == (left, 0)).then_some(()))
+            .await;
     }
 }

@@ -14,7 +14,8 @@ async fn f02_every_accepted_checkout_survives_a_kill() {
     let tokens = ["tok_approve", "tok_decline", "tok_lost", "tok_approve"];
     let sent = carts.iter().zip(tokens.iter().cycle()).map(async |(cart, token)| {
         let path = format!("{}/v1/carts/{cart}/checkout", shop.addresses.http);
-        let request = reqwest::Client::new().post(path).header("Idempotency-Key", cart).json(&checkout(token));
+        let request =
+            reqwest::Client::new().post(path).header("Idempotency-Key", cart).json(&checkout(token));
         // Whoever gets no answer does not know, and asks again after the restart.
         let answer = request.send().await.ok()?;
         (answer.status() == 202).then_some(())
@@ -31,7 +32,10 @@ async fn f02_every_accepted_checkout_survives_a_kill() {
     let again = carts.iter().zip(tokens.iter().cycle()).map(async |(cart, token)| {
         let answer = shop.post_as(&format!("/v1/carts/{cart}/checkout"), &checkout(token), cart).await;
         assert_eq!(answer.status, 202, "the same key tells: {answer:?}");
-        (answer.body["order_id"].as_str().expect("an id").to_owned(), answer.header("idempotent-replayed") == "true")
+        (
+            answer.body["order_id"].as_str().expect("an id").to_owned(),
+            answer.header("idempotent-replayed") == "true",
+        )
     });
     let orders = join_all(again).await;
     let replayed = orders.iter().filter(|(_, replayed)| *replayed).count();
@@ -44,14 +48,16 @@ async fn f02_every_accepted_checkout_survives_a_kill() {
     })
     .await;
     let pool = sqlx::PgPool::connect(&shop.addresses.postgres).await.expect("Postgres answers");
-    let twice: Vec<(uuid::Uuid, String)> =
-        sqlx::query_as("select order_id, operation from sandbox.operations group by 1, 2 having count(*) > 1")
-            .fetch_all(&pool)
-            .await
-            .expect("the ledger");
+    let twice: Vec<(uuid::Uuid, String)> = sqlx::query_as(
+        "select order_id, operation from sandbox.operations group by 1, 2 having count(*) > 1",
+    )
+    .fetch_all(&pool)
+    .await
+    .expect("the ledger");
     assert!(twice.is_empty(), "charged twice: {twice:?}");
     let captured = eventually("all confirmed orders are captured", async || {
-        let query = "select count(*) from sandbox.operations where operation = 'capture' and declined is null";
+        let query =
+            "select count(*) from sandbox.operations where operation = 'capture' and declined is null";
         let captured: i64 = sqlx::query_scalar(query).fetch_one(&pool).await.expect("the ledger");
         (usize::try_from(captured) == Ok(confirmed)).then_some(captured)
     });

@@ -30,9 +30,16 @@ async fn an_import_twice_changes_nothing_and_bad_lines_are_named() {
         product["stock"] = json!(index);
         product.to_string()
     };
-    let icecat = r#"{"id":"import-9","title":"Ink","supplier":"HP","price":995,"ean":[],"attr_t_product_type":"Ink"}"#;
+    let icecat =
+        r#"{"id":"import-9","title":"Ink","supplier":"HP","price":995,"ean":[],"attr_t_product_type":"Ink"}"#;
     let mut lines: Vec<String> = (1..=5).map(good).collect();
-    lines.extend([icecat.into(), "{".into(), String::new(), r#"{"sku":"x y"}"#.into(), good(6).replace("Mug", "\\u0000")]);
+    lines.extend([
+        icecat.into(),
+        "{".into(),
+        String::new(),
+        r#"{"sku":"x y"}"#.into(),
+        good(6).replace("Mug", "\\u0000"),
+    ]);
     std::fs::write(&file, lines.join("\n")).expect("written");
     let import = ["import", "catalogue", file.to_str().expect("a path"), "--currency", "EUR", "--stock", "3"];
     let first = run(shop, &import).await;
@@ -63,7 +70,8 @@ async fn an_import_twice_changes_nothing_and_bad_lines_are_named() {
 async fn a_real_catalogue_is_imported_and_searched() {
     let Some(file) = data_file("icecat_chorus_products.jsonl.gz") else { return };
     let shop = Shop::start(Folder::new()).await;
-    let import = ["import", "catalogue", file.to_str().expect("a path"), "--currency", "EUR", "--stock", "10"];
+    let import =
+        ["import", "catalogue", file.to_str().expect("a path"), "--currency", "EUR", "--stock", "10"];
     let started = Instant::now();
     let first = run(&shop, &import).await;
     assert!(text(&first.stdout).contains("19406 created"), "{first:?}");
@@ -91,7 +99,8 @@ async fn the_history_is_read_as_an_analyst_wants_it() {
 
     let stream = format!("order/{order}");
     let tail = run(shop, &["history", "tail", "--id", &stream, "--json"]).await;
-    let events: Vec<Value> = text(&tail.stdout).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let events: Vec<Value> =
+        text(&tail.stdout).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     let kinds: Vec<_> = events.iter().map(|event| event["type"].as_str().expect("a type")).collect();
     assert_eq!(kinds, ["order.placed", "order.cancelled"]);
     assert_eq!((&events[0]["specversion"], &events[0]["subject"]), (&json!("1.0"), &json!(stream)));
@@ -103,7 +112,10 @@ async fn the_history_is_read_as_an_analyst_wants_it() {
     assert_eq!(text(&stock.stdout).lines().count(), 3, "received, reserved, released: {stock:?}");
     let since = accepted.position().to_string();
     let one = run(shop, &["history", "tail", "--since", &since, "--until", &since]).await;
-    assert!(text(&one.stdout).contains("cart.checked_out") && text(&one.stdout).lines().count() == 1, "{one:?}");
+    assert!(
+        text(&one.stdout).contains("cart.checked_out") && text(&one.stdout).lines().count() == 1,
+        "{one:?}"
+    );
     let last = run(shop, &["history", "tail", "--since", "1h", "--type", "product.*", "--last", "1"]).await;
     assert_eq!(text(&last.stdout).lines().count(), 1, "{last:?}");
     let wrong = run(shop, &["history", "tail", "--since", "yesterday"]).await;
@@ -127,14 +139,16 @@ async fn the_history_is_followed_until_it_is_enough() {
         read.ok().map(|read| text(&buffer[..read.expect("a pipe")]))
     });
     assert!(seen.await.contains("cart.created"));
-    let pid = rustix::process::Pid::from_raw(child.id().expect("it runs").cast_signed()).expect("a process id");
+    let pid =
+        rustix::process::Pid::from_raw(child.id().expect("it runs").cast_signed()).expect("a process id");
     rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("it runs");
     assert!(child.wait().await.expect("it ends").success());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_demo_tells_its_story_on_a_shop_of_its_own() {
-    let output = Command::new(PROGRAM).arg("demo").env_remove("CARTULARY_URL").output().await.expect("it runs");
+    let output =
+        Command::new(PROGRAM).arg("demo").env_remove("CARTULARY_URL").output().await.expect("it runs");
     let told = text(&output.stdout);
     assert!(output.status.success(), "{told}\n{}", text(&output.stderr));
     for word in ["order.confirmed", "payment.declined", "Everything is as it should be."] {

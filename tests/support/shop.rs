@@ -227,7 +227,8 @@ pub fn checkout(token: &str) -> Value {
 
 /// Of a server that the platform started.
 pub fn server_pid(folder: &Folder, server: &str) -> u32 {
-    let record = std::fs::read(folder.path().join("data").join(server).join("server.json")).expect("a record");
+    let record =
+        std::fs::read(folder.path().join("data").join(server).join("server.json")).expect("a record");
     let record: Value = serde_json::from_slice(&record).expect("JSON");
     record["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a process id")
 }

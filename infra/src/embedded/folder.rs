@@ -19,7 +19,7 @@ const LOCK: &str = "lock";
 #[derive(Debug)]
 pub struct DataFolder {
     path: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 /// Where an instance listens, for scripts and for the command line's other verbs.
@@ -55,7 +55,7 @@ impl DataFolder {
         let holder = json(&Identity::of(std::process::id()));
         let written = lock.set_len(0).and_then(|()| lock.write_all(&holder));
         written.map_err(Error::file(lock_path))?;
-        let folder = Self { path, _lock: lock };
+        let folder = Self { path, lock };
         // What an instance wrote that was killed is no longer true.
         folder.remove_addresses();
         Ok(folder)
@@ -78,6 +78,14 @@ impl DataFolder {
     pub fn remove_addresses(&self) {
         // It may not be there, and if it stays, its process id tells that it's outdated.
         let _ = fs::remove_file(self.path.join(ADDRESSES));
+    }
+}
+
+impl Drop for DataFolder {
+    fn drop(&mut self) {
+        // Closing it is not enough: a child that is just being forked holds it open, too, until
+        // its program begins.
+        let _ = self.lock.unlock();
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 
 use chrono::{DateTime, Utc};
 use domain::commit::Hash;
-use domain::{Aggregate, Commit, CommandId};
+use domain::{Aggregate, CommandId, Commit};
 
 use super::decode;
 use crate::log::{Appended, ReadError, Stored};

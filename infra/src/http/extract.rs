@@ -44,7 +44,8 @@ async fn receive(mut body: Body) -> Result<Vec<u8>, Problem> {
     let mut received = Vec::new();
     let mut bytes = 0;
     while let Some(frame) = body.frame().await {
-        let not_whole = |_| Problem::new(StatusCode::BAD_REQUEST, "body_not_received", "the body did not arrive whole");
+        let not_whole =
+            |_| Problem::new(StatusCode::BAD_REQUEST, "body_not_received", "the body did not arrive whole");
         let Ok(data) = frame.map_err(not_whole)?.into_data() else { continue };
         bytes += data.len();
         if bytes > BODY_BYTES_READ_MAX {
@@ -79,7 +80,8 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let extracted = axum::extract::Query::<T>::from_request_parts(parts, state).await;
-        let query = extracted.map_err(|rejection: QueryRejection| Problem::bad_parameter(rejection.body_text()))?;
+        let query =
+            extracted.map_err(|rejection: QueryRejection| Problem::bad_parameter(rejection.body_text()))?;
         Ok(Self(query.0))
     }
 }
@@ -97,7 +99,8 @@ pub fn whole_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D
 fn check_content(headers: &HeaderMap) -> Result<(), Problem> {
     let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    let unsupported = |detail| Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail);
+    let unsupported =
+        |detail| Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail);
     if media_type != "application/json" && media_type != "application/merge-patch+json" {
         return Err(unsupported("send JSON, with Content-Type: application/json"));
     }
@@ -154,7 +157,11 @@ mod tests {
         let deep = "[".repeat(10_000);
         for body in ["", "{", "1 2", "\u{0}", deep.as_str()] {
             let problem = parse::<serde_json::Value>(body.as_bytes()).unwrap_err();
-            assert_eq!((problem.status(), problem.code()), (StatusCode::BAD_REQUEST, "invalid_json"), "{body:.9}");
+            assert_eq!(
+                (problem.status(), problem.code()),
+                (StatusCode::BAD_REQUEST, "invalid_json"),
+                "{body:.9}"
+            );
         }
         assert!(parse::<String>(b"\"\xff\"").is_err());
     }

@@ -107,10 +107,8 @@ impl Problem {
     #[must_use]
     pub fn invalid(found: Vec<Invalid>) -> Self {
         let mut problem = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", "the data is not valid");
-        problem.errors = found
-            .into_iter()
-            .map(|Invalid { pointer, detail }| FieldProblem { detail, pointer })
-            .collect();
+        problem.errors =
+            found.into_iter().map(|Invalid { pointer, detail }| FieldProblem { detail, pointer }).collect();
         problem
     }
 

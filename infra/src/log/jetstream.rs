@@ -5,7 +5,9 @@ use std::time::Duration;
 use async_nats::header::{NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_EXPECTED_STREAM, NATS_MESSAGE_ID};
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
-use async_nats::jetstream::stream::{Config, DirectGetErrorKind, DiscardPolicy, RetentionPolicy, StorageType, Stream};
+use async_nats::jetstream::stream::{
+    Config, DirectGetErrorKind, DiscardPolicy, RetentionPolicy, StorageType, Stream,
+};
 use async_nats::jetstream::{self, ErrorCode};
 use async_nats::{Client, HeaderMap};
 use domain::commit::Hash;
@@ -121,8 +123,7 @@ fn append_error(error: PublishError) -> AppendError {
     let code = std::error::Error::source(&error)
         .and_then(|source| source.downcast_ref::<jetstream::Error>())
         .map(jetstream::Error::error_code);
-    let conflict =
-        [ErrorCode::STREAM_WRONG_LAST_SEQUENCE, ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT];
+    let conflict = [ErrorCode::STREAM_WRONG_LAST_SEQUENCE, ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT];
     match (error.kind(), code) {
         (PublishErrorKind::WrongLastSequence, _) => AppendError::Conflict,
         (_, Some(code)) if conflict.contains(&code) => AppendError::Conflict,
@@ -144,11 +145,7 @@ impl EventLog for JetStreamLog {
         self.publish(commit, expected).boxed()
     }
 
-    fn load<'a>(
-        &'a self,
-        stream: &'a StreamId,
-        after: u64,
-    ) -> BoxFuture<'a, Result<Vec<Stored>, ReadError>> {
+    fn load<'a>(&'a self, stream: &'a StreamId, after: u64) -> BoxFuture<'a, Result<Vec<Stored>, ReadError>> {
         async move { direct_get::load(&self.client, &subject(stream), after).await }.boxed()
     }
 
@@ -185,9 +182,7 @@ impl EventLog for JetStreamLog {
     }
 }
 
-fn decode(
-    message: Result<jetstream::Message, pull::OrderedError>,
-) -> Result<Stored, ReadError> {
+fn decode(message: Result<jetstream::Message, pull::OrderedError>) -> Result<Stored, ReadError> {
     let message = message.map_err(Unavailable::because)?;
     let sequence = message.info().map_err(Unavailable::because)?.stream_sequence;
     stored(sequence, &message.payload)

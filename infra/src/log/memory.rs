@@ -82,11 +82,7 @@ impl EventLog for MemoryLog {
         async move { self.append_now(commit, expected) }.boxed()
     }
 
-    fn load<'a>(
-        &'a self,
-        stream: &'a StreamId,
-        after: u64,
-    ) -> BoxFuture<'a, Result<Vec<Stored>, ReadError>> {
+    fn load<'a>(&'a self, stream: &'a StreamId, after: u64) -> BoxFuture<'a, Result<Vec<Stored>, ReadError>> {
         async move { self.load_now(stream, after) }.boxed()
     }
 

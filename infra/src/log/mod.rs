@@ -66,7 +66,11 @@ pub enum ReadError {
     Unavailable(#[from] Unavailable),
     /// The message at this position is not a commit that this build can read.
     #[error("the commit at position {sequence} is not readable")]
-    Unreadable { sequence: u64, #[source] source: DecodeError },
+    Unreadable {
+        sequence: u64,
+        #[source]
+        source: DecodeError,
+    },
 }
 
 /// An append-only log of commits, in which every stream has its own gapless versions.
@@ -80,11 +84,7 @@ pub trait EventLog: Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<Appended, AppendError>>;
 
     /// All commits of one stream after the position `after`, in order.
-    fn load<'a>(
-        &'a self,
-        stream: &'a StreamId,
-        after: u64,
-    ) -> BoxFuture<'a, Result<Vec<Stored>, ReadError>>;
+    fn load<'a>(&'a self, stream: &'a StreamId, after: u64) -> BoxFuture<'a, Result<Vec<Stored>, ReadError>>;
 
     /// The commit at a position, if the log reaches that far.
     fn read(&self, sequence: u64) -> BoxFuture<'_, Result<Option<Stored>, ReadError>>;

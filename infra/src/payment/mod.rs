@@ -12,10 +12,16 @@ pub use sandbox::Sandbox;
 /// What a provider says about a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
-    Done { provider_reference: String },
-    Declined { reason: String },
+    Done {
+        provider_reference: String,
+    },
+    Declined {
+        reason: String,
+    },
     /// Under way: to be looked up again after this time.
-    Processing { look_up_after: Duration },
+    Processing {
+        look_up_after: Duration,
+    },
 }
 
 /// No answer came, so whether the request was carried out is unknown.

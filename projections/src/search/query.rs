@@ -169,16 +169,26 @@ async fn nearest(word: &str, connection: &mut PgConnection) -> Result<Option<Str
 }
 
 /// The words as stems, in Postgres's own language; `None` for everything.
-async fn tsquery(text: &str, any: bool, connection: &mut PgConnection) -> Result<Option<String>, sqlx::Error> {
+async fn tsquery(
+    text: &str,
+    any: bool,
+    connection: &mut PgConnection,
+) -> Result<Option<String>, sqlx::Error> {
     if text.is_empty() {
         return Ok(None);
     }
-    let all: String =
-        sqlx::query_scalar("select plainto_tsquery('english', $1)::text").bind(text).fetch_one(connection).await?;
+    let all: String = sqlx::query_scalar("select plainto_tsquery('english', $1)::text")
+        .bind(text)
+        .fetch_one(connection)
+        .await?;
     Ok(Some(if any { all.replace("' & '", "' | '") } else { all }))
 }
 
-async fn page(filter: &Filter, query: Option<&str>, connection: &mut PgConnection) -> Result<Page, sqlx::Error> {
+async fn page(
+    filter: &Filter,
+    query: Option<&str>,
+    connection: &mut PgConnection,
+) -> Result<Page, sqlx::Error> {
     let after = filter.after.as_ref();
     sqlx::query_as(PAGE)
         .bind(query)
