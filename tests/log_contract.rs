@@ -1,12 +1,17 @@
 //! What every log promises: one suite, kept by each of them.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use chrono::DateTime;
 use domain::commit::{ENVELOPE_VERSION, Hash};
 use domain::{CommandId, Commit, RecordedEvent, StreamId, stock};
 use futures_util::StreamExt;
+use infra::follow::Follower;
 use infra::log::{AppendError, EventLog, MemoryLog};
 use uuid::Uuid;
 
+use crate::support::eventually;
 use crate::support::servers::Nats;
 
 fn stream(id: &str) -> StreamId {
@@ -149,4 +154,28 @@ async fn jetstream_refuses_to_forget() {
     );
     assert_eq!(config.discard, async_nats::jetstream::stream::DiscardPolicy::New);
     assert_eq!(config.max_age, std::time::Duration::ZERO);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_and_an_executor_outlive_the_server() {
+    let mut nats = Nats::start().await;
+    let log = nats.log().await;
+    let a = stream("outlives");
+    let first = log.append(&commit(&a, 1, 1), 0).await.expect("appended");
+    let mut follower = Follower::new(Arc::new(log.clone()), 0);
+    assert_eq!(follower.batch(10).await.expect("readable").len(), 1);
+    for round in 2..=3 {
+        nats.kill().await;
+        nats.restart().await;
+        // The same connection, once it's back; until then the outcome is unknown or refused.
+        let appended = eventually("the log takes commits again", async || {
+            let last = log.load(&a, 0).await.ok()?.last()?.sequence;
+            log.append(&commit(&a, round, 1), last).await.ok()
+        })
+        .await;
+        assert!(appended.sequence > first.sequence);
+        let seen = tokio::time::timeout(Duration::from_secs(30), follower.batch(10)).await;
+        let seen = seen.expect("the follower comes back, too").expect("readable");
+        assert_eq!(seen.iter().map(|stored| stored.commit.version).collect::<Vec<_>>(), [round]);
+    }
 }
