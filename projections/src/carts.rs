@@ -6,21 +6,21 @@ use domain::{Event, Money, cart, product};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use sqlx::types::Json;
 use sqlx::{FromRow, PgConnection, PgPool};
 use uuid::Uuid;
 
 use crate::catalog::snapshot;
 use crate::projection::{Happened, Projection};
-use crate::rows::{Table, storable};
+use crate::rows::{Table, storable_rows};
 
 pub const NAME: &str = "carts";
 
-const CARTS: Table = Table { name: "carts", key: "id", columns: &["order_id", "version"] };
+const CARTS: Table = Table { name: "carts", key: "id", key_type: "uuid", columns: &["order_id", "version"] };
 
 /// Titles and prices, so that a cart is shown from one read model at one position.
-const PRODUCTS: Table = Table { name: "products", key: "sku", columns: &["title", "price", "for_sale"] };
+const PRODUCTS: Table =
+    Table { name: "products", key: "sku", key_type: "text", columns: &["title", "price", "for_sale"] };
 
 pub struct Carts;
 
@@ -167,8 +167,7 @@ async fn apply_lines(batch: &[Happened], transaction: &mut PgConnection) -> Resu
         sqlx::query(delete).bind(carts).bind(skus).execute(&mut *transaction).await?;
     }
     if !changes.set.is_empty() {
-        let rows = changes.set.values().map(storable).collect::<Result<Vec<Value>, _>>();
-        let rows = rows.map_err(|error| sqlx::Error::Encode(error.into()))?;
+        let rows = storable_rows(changes.set.values())?;
         // A line that was there keeps its place.
         let upsert = "insert into lines select * from jsonb_populate_recordset(null::lines, $1)
                       on conflict (cart_id, sku) do update set quantity = excluded.quantity";

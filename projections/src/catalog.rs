@@ -21,6 +21,7 @@ pub const LEVELS: &str = ">";
 const PRODUCTS: Table = Table {
     name: "products",
     key: "sku",
+    key_type: "text",
     columns: &["category", "details", "price", "for_sale", "version", "stock_version", "on_hand", "held"],
 };
 
@@ -135,15 +136,18 @@ impl Row {
 
 /// What is on hand and what is held of it after the event.
 pub(crate) fn after(event: &stock::Event, on_hand: i64, held: i64) -> (i64, i64) {
+    let units = |quantity: &u32| i64::from(*quantity);
     match event {
         stock::Event::Received { quantity } | stock::Event::Returned { quantity, .. } => {
-            (on_hand + i64::from(*quantity), held)
+            (on_hand.saturating_add(units(quantity)), held)
         }
-        stock::Event::Adjusted { delta, .. } => (on_hand + delta, held),
-        stock::Event::Reserved { quantity, .. } => (on_hand, held + i64::from(*quantity)),
+        stock::Event::Adjusted { delta, .. } => (on_hand.saturating_add(*delta), held),
+        stock::Event::Reserved { quantity, .. } => (on_hand, held.saturating_add(units(quantity))),
         stock::Event::ReservationRefused { .. } => (on_hand, held),
-        stock::Event::Released { quantity, .. } => (on_hand, held - i64::from(*quantity)),
-        stock::Event::Sold { quantity, .. } => (on_hand - i64::from(*quantity), held - i64::from(*quantity)),
+        stock::Event::Released { quantity, .. } => (on_hand, held.saturating_sub(units(quantity))),
+        stock::Event::Sold { quantity, .. } => {
+            (on_hand.saturating_sub(units(quantity)), held.saturating_sub(units(quantity)))
+        }
     }
 }
 

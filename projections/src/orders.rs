@@ -22,18 +22,12 @@ pub const NAME: &str = "orders";
 const ORDERS: Table = Table {
     name: "orders",
     key: "id",
-    columns: &[
-        "cart_id",
-        "status",
-        "reason",
-        "lines",
-        "total",
-        "payment_status",
-        "placed_at",
-        "version",
-        "position",
-    ],
+    key_type: "uuid",
+    columns: &["cart_id", "status", "reason", "total", "payment_status", "placed_at", "version", "position"],
 };
+
+/// Apart from what changes: an order of a thousand lines is touched some thousand times.
+const QUOTES: Table = Table { name: "quotes", key: "order_id", key_type: "uuid", columns: &["lines"] };
 
 pub struct Orders;
 
@@ -44,7 +38,6 @@ struct Row {
     cart_id: Option<Uuid>,
     status: String,
     reason: Option<String>,
-    lines: Vec<Line>,
     total: Option<Money>,
     payment_status: String,
     placed_at: DateTime<Utc>,
@@ -52,6 +45,13 @@ struct Row {
     version: u64,
     /// Of the last event that touched it.
     position: u64,
+}
+
+/// A row of `quotes`.
+#[derive(Debug, Serialize)]
+struct Quote<'a> {
+    order_id: OrderId,
+    lines: &'a [Line],
 }
 
 /// A row of `timeline`.
@@ -74,7 +74,7 @@ impl Projection for Orders {
     }
 
     fn tables(&self) -> &'static [&'static str] {
-        &["orders", "timeline"]
+        &["orders", "quotes", "timeline"]
     }
 
     fn definition(&self) -> &'static str {
@@ -83,7 +83,6 @@ impl Projection for Orders {
              cart_id uuid,
              status text not null,
              reason text,
-             lines jsonb not null,
              total jsonb,
              payment_status text not null,
              placed_at timestamptz not null,
@@ -91,6 +90,10 @@ impl Projection for Orders {
              position bigint not null
          ) with (fillfactor = 70);
          create index on orders (placed_at, id);
+         create table quotes (
+             order_id uuid primary key,
+             lines jsonb not null
+         );
          create table timeline (
              order_id uuid,
              position bigint,
@@ -120,6 +123,7 @@ impl Projection for Orders {
                 rows.entry(id.to_string()).or_insert_with(|| Row::new(*id, happened.at)).fold(happened);
             }
             ORDERS.store(rows.values(), transaction).await?;
+            QUOTES.store(quotes(&ours).values(), transaction).await?;
             add_steps(&ours, transaction).await
         }
         .boxed()
@@ -144,6 +148,19 @@ fn order_of(happened: &Happened) -> Option<OrderId> {
     }
 }
 
+/// The last quote of each order; they're all the same, for the order is placed with the cart's.
+fn quotes<'a>(ours: &[(OrderId, &'a Happened)]) -> BTreeMap<OrderId, Quote<'a>> {
+    let quote = |(order_id, happened): &(OrderId, &'a Happened)| {
+        let (Event::Cart(cart::Event::CheckedOut { lines, .. })
+        | Event::Order(order::Event::Placed { lines, .. })) = &happened.event
+        else {
+            return None;
+        };
+        Some((*order_id, Quote { order_id: *order_id, lines }))
+    };
+    ours.iter().filter_map(quote).collect()
+}
+
 async fn add_steps(ours: &[(OrderId, &Happened)], transaction: &mut PgConnection) -> Result<(), sqlx::Error> {
     let step = |(order_id, happened): &(OrderId, &'_ Happened)| {
         let Happened { position, index, at, .. } = **happened;
@@ -165,7 +182,6 @@ impl Row {
             cart_id: None,
             status: "pending".to_owned(),
             reason: None,
-            lines: Vec::new(),
             total: None,
             payment_status: PaymentStatus::None.code().to_owned(),
             placed_at,
@@ -178,9 +194,8 @@ impl Row {
         self.position = happened.position;
         match &happened.event {
             // The checkout was accepted, so the order can be seen, though it's not placed yet.
-            Event::Cart(cart::Event::CheckedOut { lines, total, .. }) => {
+            Event::Cart(cart::Event::CheckedOut { total, .. }) => {
                 self.cart_id = happened.stream.id().parse().ok();
-                self.lines.clone_from(lines);
                 self.total = Some(*total);
             }
             Event::Order(event) => {
@@ -194,9 +209,8 @@ impl Row {
 
     fn order(&mut self, event: &order::Event) {
         match event {
-            order::Event::Placed { cart_id, lines, total, .. } => {
+            order::Event::Placed { cart_id, total, .. } => {
                 self.cart_id = Some(cart_id.0);
-                self.lines.clone_from(lines);
                 self.total = Some(*total);
             }
             order::Event::Confirmed {} => self.status = "confirmed".to_owned(),
@@ -236,7 +250,10 @@ pub struct Order {
     pub total: Json<Option<Money>>,
     pub payment_status: String,
     pub placed_at: DateTime<Utc>,
+    /// Of the order's own stream.
     pub version: i64,
+    /// Of the last event that touched it.
+    pub position: i64,
 }
 
 /// One thing that happened to an order.
@@ -257,8 +274,9 @@ pub async fn order(
 ) -> Result<(Option<(Order, Vec<TimelineEntry>)>, u64), sqlx::Error> {
     let mut snapshot = snapshot(pool).await?;
     let order: Option<Order> = sqlx::query_as(
-        "select id, status, reason, lines, coalesce(total, 'null') as total, payment_status, placed_at, version
-         from orders.orders where id = $1",
+        "select id, status, reason, coalesce(lines, '[]') as lines, coalesce(total, 'null') as total,
+                payment_status, placed_at, version, position
+         from orders.orders left join orders.quotes on order_id = id where id = $1",
     )
     .bind(id)
     .fetch_optional(&mut *snapshot)

@@ -12,6 +12,8 @@ use sqlx::{AssertSqlSafe, PgConnection};
 pub(crate) struct Table {
     pub name: &'static str,
     pub key: &'static str,
+    /// The key's type, such as `uuid`.
+    pub key_type: &'static str,
     /// All others.
     pub columns: &'static [&'static str],
 }
@@ -23,10 +25,11 @@ impl Table {
         keys: &[String],
         transaction: &mut PgConnection,
     ) -> Result<BTreeMap<String, R>, sqlx::Error> {
-        let Self { name, key, columns } = self;
+        let Self { name, key, key_type, columns } = self;
         let columns = columns.iter().map(|column| format!(", '{column}', {column}")).collect::<String>();
         let select = format!(
-            "select {key}::text, jsonb_build_object('{key}', {key}{columns}) from {name} where {key}::text = any($1)"
+            "select {key}::text, jsonb_build_object('{key}', {key}{columns}) from {name}
+             where {key} = any($1::text[]::{key_type}[])"
         );
         let rows: Vec<(String, Json<R>)> =
             sqlx::query_as(AssertSqlSafe(select)).bind(keys).fetch_all(transaction).await?;
@@ -39,12 +42,11 @@ impl Table {
         rows: impl IntoIterator<Item = &'r R>,
         transaction: &mut PgConnection,
     ) -> Result<(), sqlx::Error> {
-        let rows = rows.into_iter().map(storable).collect::<Result<Vec<_>, _>>();
-        let rows = rows.map_err(|error| sqlx::Error::Encode(error.into()))?;
+        let rows = storable_rows(rows)?;
         if rows.is_empty() {
             return Ok(());
         }
-        let Self { name, key, columns } = self;
+        let Self { name, key, columns, .. } = self;
         let names = columns.join(", ");
         let new = columns.iter().map(|column| format!("excluded.{column}")).collect::<Vec<_>>().join(", ");
         let upsert = format!(
@@ -57,9 +59,16 @@ impl Table {
     }
 }
 
-/// The row as JSON that Postgres accepts. It has no U+0000, and an event with one (the APIs
-/// refuse them) must not stop a projection for ever.
-pub(crate) fn storable(row: &impl Serialize) -> Result<Value, serde_json::Error> {
+/// Rows as JSON that Postgres accepts. It has no U+0000, and an event with one (the APIs refuse
+/// them) must not stop a projection for ever.
+pub(crate) fn storable_rows<'r, R: Serialize + 'r>(
+    rows: impl IntoIterator<Item = &'r R>,
+) -> Result<Vec<Value>, sqlx::Error> {
+    let rows = rows.into_iter().map(storable).collect::<Result<_, _>>();
+    rows.map_err(|error| sqlx::Error::Encode(error.into()))
+}
+
+fn storable(row: &impl Serialize) -> Result<Value, serde_json::Error> {
     fn clean(value: &mut Value) {
         match value {
             Value::String(text) if text.contains('\0') => *text = text.replace('\0', "\u{FFFD}"),

@@ -1,5 +1,6 @@
 //! Runs a projection: a batch's rows and the checkpoint move in one transaction, or not at all.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,14 +29,31 @@ pub struct Status {
 
 #[derive(Debug, thiserror::Error)]
 enum Error {
-    #[error("Postgres: {0}")]
-    Database(#[from] sqlx::Error),
+    /// Nothing is wrong with the events; waiting helps.
+    #[error("Postgres does not answer: {0}")]
+    Unavailable(#[source] sqlx::Error),
+    /// One of the events can't be applied.
+    #[error("position {first} to {last} can't be applied: {source}")]
+    Rejected { first: u64, last: u64, source: sqlx::Error },
     #[error(transparent)]
     Log(#[from] infra::log::ReadError),
-    #[error("position {position}: {source}")]
+    #[error("position {position} can't be applied: {}", chain(.source))]
     Event { position: u64, source: domain::commit::DecodeError },
     #[error("another worker moved the checkpoint")]
     Overtaken,
+}
+
+/// One worker's state between its attempts.
+struct Worker {
+    projection: Arc<dyn Projection>,
+    log: Arc<dyn EventLog>,
+    pool: PgPool,
+    status: watch::Sender<Status>,
+    /// Shrinks while a batch is rejected, so that what comes before the culprit is applied, and
+    /// the culprit is known by its position.
+    batch_max: usize,
+    /// The last attempt ended because Postgres did not answer.
+    outage: bool,
 }
 
 /// Keeps the projection's rows up to date. Runs until it's dropped: outages are waited out, and
@@ -46,60 +64,123 @@ pub async fn run(
     pool: PgPool,
     status: watch::Sender<Status>,
 ) {
+    let mut worker = Worker { projection, log, pool, status, batch_max: BATCH_MAX, outage: false };
     let mut backoff = BACKOFF_MIN;
     loop {
-        let before = status.borrow().position;
-        let Err(error) = follow(projection.as_ref(), &log, &pool, &status).await;
-        if status.borrow().position > before {
+        let before = worker.status.borrow().position;
+        let Err(error) = worker.follow().await;
+        if worker.status.borrow().position > before {
             backoff = BACKOFF_MIN;
         }
-        if !matches!(error, Error::Overtaken) {
-            tracing::error!(projection = projection.name(), %error, "the projection is stopped");
-            status.send_modify(|status| status.stopped = Some(error.to_string()));
+        worker.outage = matches!(error, Error::Unavailable(_));
+        match &error {
+            Error::Overtaken => {}
+            Error::Rejected { .. } if worker.batch_max > 1 => {
+                worker.batch_max /= 10;
+                continue;
+            }
+            error => worker.stopped(error),
         }
         tokio::time::sleep(backoff).await;
         backoff = (backoff * 2).min(BACKOFF_MAX);
     }
 }
 
-async fn follow(
-    projection: &dyn Projection,
-    log: &Arc<dyn EventLog>,
-    pool: &PgPool,
-    status: &watch::Sender<Status>,
-) -> Result<std::convert::Infallible, Error> {
-    let mut connection = pool.acquire().await?;
-    let mut position = checkpoint::read(&mut connection, projection.name()).await?;
-    drop(connection);
-    status.send_modify(|status| status.position = position);
-    let mut follower = Follower::new(log.clone(), position);
-    loop {
-        let batch = follower.batch(BATCH_MAX).await?;
-        position = apply(projection, pool, position, &batch).await?;
-        status.send_modify(|status| *status = Status { position, stopped: None });
+impl Worker {
+    async fn follow(&mut self) -> Result<Infallible, Error> {
+        let mut position = self.checkpoint().await.map_err(Error::Unavailable)?;
+        self.status.send_modify(|status| {
+            status.position = position;
+            // An outage is over when Postgres answers; a rejected event stays one until it's applied.
+            status.stopped.take_if(|_| self.outage);
+        });
+        let mut follower = Follower::new(self.log.clone(), position);
+        loop {
+            let batch = follower.batch(self.batch_max).await?;
+            let (happened, unreadable) = decode(&batch);
+            if let Some((to, happened)) = happened {
+                self.apply(position, to, &happened).await?;
+                position = to;
+                self.status.send_replace(Status { position, stopped: None });
+                self.batch_max = (self.batch_max * 2).min(BATCH_MAX);
+            }
+            unreadable?;
+        }
+    }
+
+    async fn checkpoint(&self) -> Result<u64, sqlx::Error> {
+        checkpoint::read(&mut *self.pool.acquire().await?, self.projection.name()).await
+    }
+
+    /// Applies what happened between the two positions.
+    async fn apply(&self, from: u64, to: u64, happened: &[Happened]) -> Result<(), Error> {
+        let projection = self.projection.as_ref();
+        let settings = format!(
+            "set local search_path = {}, public; set local plan_cache_mode = force_custom_plan",
+            projection.schema()
+        );
+        let mut transaction = self.pool.begin().await.map_err(Error::Unavailable)?;
+        // A plan made while a table was small would be kept when it is large.
+        sqlx::raw_sql(AssertSqlSafe(settings))
+            .execute(&mut *transaction)
+            .await
+            .map_err(Error::Unavailable)?;
+        // The checkpoint comes first: another worker waits for it here, before it has done anything.
+        let advanced = checkpoint::advance(&mut transaction, projection.name(), from, to).await;
+        if !advanced.map_err(Error::Unavailable)? {
+            return Err(Error::Overtaken);
+        }
+        let rejected = |source| Error::Rejected { first: from + 1, last: to, source };
+        projection.apply(happened, &mut transaction).await.map_err(|error| match is_outage(&error) {
+            true => Error::Unavailable(error),
+            false => rejected(error),
+        })?;
+        transaction.commit().await.map_err(Error::Unavailable)
+    }
+
+    fn stopped(&self, error: &Error) {
+        let (name, reason) = (self.projection.name(), error.to_string());
+        let known = self.status.borrow().stopped.as_ref() == Some(&reason);
+        if !known {
+            tracing::error!(projection = name, reason, "the projection is stopped, and tries again");
+            self.status.send_modify(|status| status.stopped = Some(reason));
+        }
     }
 }
 
-/// Applies a batch that begins right after the position, and returns the one that it ends with.
-async fn apply(
-    projection: &dyn Projection,
-    pool: &PgPool,
-    from: u64,
-    batch: &[Stored],
-) -> Result<u64, Error> {
-    let Some(to) = batch.last().map(|stored| stored.sequence) else { return Ok(from) };
-    let mut happened = Vec::with_capacity(batch.len());
+/// What happened up to the last position that is readable, and the trouble with the next one.
+type Decoded = (Option<(u64, Vec<Happened>)>, Result<(), Error>);
+
+fn decode(batch: &[Stored]) -> Decoded {
+    let mut all = Vec::with_capacity(batch.len());
+    let mut to = None;
     for stored in batch {
-        let unreadable = |source| Error::Event { position: stored.sequence, source };
-        happened.extend(Happened::all_of(stored).map_err(unreadable)?);
+        match Happened::all_of(stored) {
+            Ok(happened) => all.extend(happened),
+            Err(source) => {
+                let error = Error::Event { position: stored.sequence, source };
+                return (to.map(|to| (to, all)), Err(error));
+            }
+        }
+        to = Some(stored.sequence);
     }
-    let mut transaction = pool.begin().await?;
-    let path = format!("set local search_path = {}, public", projection.schema());
-    sqlx::raw_sql(AssertSqlSafe(path)).execute(&mut *transaction).await?;
-    projection.apply(&happened, &mut transaction).await?;
-    if !checkpoint::advance(&mut transaction, projection.name(), from, to).await? {
-        return Err(Error::Overtaken);
+    (to.map(|to| (to, all)), Ok(()))
+}
+
+/// Whether the trouble lies with Postgres or the way there, and not with what it was given.
+fn is_outage(error: &sqlx::Error) -> bool {
+    match error {
+        // Class 22: bad data; 23: a constraint; 54: beyond a limit. All else passes, or is mended.
+        sqlx::Error::Database(error) => {
+            !error.code().is_some_and(|code| ["22", "23", "54"].iter().any(|class| code.starts_with(class)))
+        }
+        sqlx::Error::Encode(_) | sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } => false,
+        _ => true,
     }
-    transaction.commit().await?;
-    Ok(to)
+}
+
+/// The error with all its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

@@ -1,8 +1,9 @@
 //! Full-text search: weighted fields, word stems, facets, and help with typing errors.
 
 mod query;
+mod words;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use domain::product::{self, Details};
 use domain::{Event, Money, stock};
@@ -10,49 +11,53 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
+use sqlx::types::Json;
 
 use crate::catalog::{LEVELS, after};
 use crate::projection::{Happened, Projection};
-use crate::rows::Table;
+use crate::rows::{Table, storable_rows};
+use words::{known_words, plain};
 
 pub use query::{Facet, Filter, Found, Hit, Place, search};
 
 pub const NAME: &str = "search";
 
-const DOCUMENTS: Table = Table {
-    name: "documents",
-    key: "sku",
-    columns: &[
-        "title",
-        "brand",
-        "category",
-        "codes",
-        "attributes",
-        "description",
-        "details",
-        "price",
-        "for_sale",
-    ],
-};
+/// Characters of one text that can be searched: Postgres takes no more than 1 MB of words, and a
+/// product with more must not stop the projection.
+const TEXT_CHARS_MAX: usize = 50_000;
+
+/// What is shown of a product, whether it's for sale or not.
+const PRODUCTS: Table =
+    Table { name: "products", key: "sku", key_type: "text", columns: &["details", "price", "for_sale"] };
 
 /// Apart from the texts, so that a sale does not index a product again.
-const AVAILABILITY: Table = Table { name: "availability", key: "sku", columns: &["on_hand", "held"] };
+const AVAILABILITY: Table =
+    Table { name: "availability", key: "sku", key_type: "text", columns: &["on_hand", "held"] };
 
 pub struct Search;
 
-/// A row of `documents`: the texts that are searched, and the details that are shown.
+/// A row of `products`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Document {
+struct Product {
     sku: String,
-    title: String,
-    brand: String,
-    category: String,
-    codes: String,
-    attributes: String,
-    description: String,
     details: Details,
     price: Money,
     for_sale: bool,
+}
+
+/// A row of `documents`, as texts that Postgres makes a vector of.
+#[derive(Debug, PartialEq, Serialize)]
+struct Document {
+    sku: String,
+    brand: String,
+    category: String,
+    amount: i64,
+    title_words: usize,
+    title: String,
+    /// Brand and category.
+    subject: String,
+    attributes: String,
+    description: String,
 }
 
 /// A row of `availability`.
@@ -61,6 +66,16 @@ struct Availability {
     sku: String,
     on_hand: i64,
     held: i64,
+}
+
+/// What a batch does to the index.
+#[derive(Default)]
+struct IndexChanges {
+    gone: Vec<String>,
+    indexed: Vec<Document>,
+    repriced: Vec<(String, i64)>,
+    /// In how many more documents, or fewer, a word is.
+    words: BTreeMap<String, i64>,
 }
 
 impl Projection for Search {
@@ -73,30 +88,25 @@ impl Projection for Search {
     }
 
     fn tables(&self) -> &'static [&'static str] {
-        &["documents", "availability", "words"]
+        &["products", "documents", "availability", "words"]
     }
 
     fn definition(&self) -> &'static str {
-        "create table documents (
+        "create table products (
              sku text collate \"C\" primary key,
-             title text not null,
-             brand text not null,
-             category text collate \"C\" not null,
-             codes text not null,
-             attributes text not null,
-             description text not null,
              details jsonb not null,
              price jsonb not null,
-             for_sale bool not null,
-             words tsvector not null generated always as (
-                 setweight(to_tsvector('english', title), 'A')
-                 || setweight(to_tsvector('english', codes), 'A')
-                 || setweight(to_tsvector('english', brand || ' ' || replace(category, '>', ' ')), 'B')
-                 || setweight(to_tsvector('english', attributes), 'C')
-                 || setweight(to_tsvector('english', description), 'D')
-             ) stored
+             for_sale bool not null
          );
-         create index on documents using gin (words) with (fastupdate = off) where for_sale;
+         create table documents (
+             sku text collate \"C\" primary key,
+             brand text collate \"C\" not null,
+             category text collate \"C\" not null,
+             amount bigint not null,
+             title_words int not null,
+             words tsvector not null
+         );
+         create index on documents using gin (words) with (gin_pending_list_limit = 1024);
          create table availability (
              sku text collate \"C\" primary key,
              on_hand bigint not null,
@@ -105,7 +115,7 @@ impl Projection for Search {
          create table words (
              word text collate \"C\" primary key,
              documents bigint not null
-         );
+         ) with (fillfactor = 80);
          create index on words (length(word))"
     }
 
@@ -115,14 +125,14 @@ impl Projection for Search {
         transaction: &'a mut PgConnection,
     ) -> BoxFuture<'a, Result<(), sqlx::Error>> {
         async move {
-            apply_documents(batch, transaction).await?;
+            apply_products(batch, transaction).await?;
             apply_availability(batch, transaction).await
         }
         .boxed()
     }
 }
 
-async fn apply_documents(batch: &[Happened], transaction: &mut PgConnection) -> Result<(), sqlx::Error> {
+async fn apply_products(batch: &[Happened], transaction: &mut PgConnection) -> Result<(), sqlx::Error> {
     let ours: Vec<(&str, &product::Event)> = batch
         .iter()
         .filter_map(|happened| match &happened.event {
@@ -133,16 +143,19 @@ async fn apply_documents(batch: &[Happened], transaction: &mut PgConnection) -> 
     if ours.is_empty() {
         return Ok(());
     }
-    let mut keys: Vec<_> = ours.iter().map(|(sku, _)| (*sku).to_owned()).collect();
-    keys.sort_unstable();
-    keys.dedup();
-    count_words(&keys, -1, transaction).await?;
-    let mut documents: BTreeMap<String, Document> = DOCUMENTS.load(&keys, transaction).await?;
+    let keys: BTreeSet<_> = ours.iter().map(|(sku, _)| (*sku).to_owned()).collect();
+    let keys: Vec<_> = keys.into_iter().collect();
+    let before: BTreeMap<String, Product> = PRODUCTS.load(&keys, transaction).await?;
+    let mut products = before.clone();
     for (sku, event) in ours {
-        fold(&mut documents, sku, event);
+        fold(&mut products, sku, event);
     }
-    DOCUMENTS.store(documents.values(), transaction).await?;
-    count_words(&keys, 1, transaction).await
+    let mut changes = IndexChanges::default();
+    for (sku, product) in &products {
+        changes.note(before.get(sku), product);
+    }
+    PRODUCTS.store(products.values(), transaction).await?;
+    changes.apply(transaction).await
 }
 
 async fn apply_availability(batch: &[Happened], transaction: &mut PgConnection) -> Result<(), sqlx::Error> {
@@ -166,64 +179,112 @@ async fn apply_availability(batch: &[Happened], transaction: &mut PgConnection) 
     AVAILABILITY.store(rows.values(), transaction).await
 }
 
-/// Adds the words of these documents to the known ones, or takes them away.
-async fn count_words(skus: &[String], times: i64, transaction: &mut PgConnection) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "insert into words as known (word, documents)
-         select word, $2 * count(*)
-         from documents, unnest(tsvector_to_array(to_tsvector('simple',
-             title || ' ' || brand || ' ' || category || ' ' || description))) as word
-         where sku = any($1) and for_sale and length(word) between 3 and 40
-         group by word order by word
-         on conflict (word) do update set documents = known.documents + excluded.documents",
-    )
-    .bind(skus)
-    .bind(times)
-    .execute(transaction)
-    .await?;
+fn fold(products: &mut BTreeMap<String, Product>, sku: &str, event: &product::Event) {
+    if let product::Event::Created { details, price, .. } = event {
+        let product =
+            Product { sku: sku.to_owned(), details: details.clone(), price: *price, for_sale: true };
+        products.insert(sku.to_owned(), product);
+        return;
+    }
+    let Some(product) = products.get_mut(sku) else { return };
+    match event {
+        product::Event::Created { .. } => {}
+        product::Event::Changed(changes) => product.details.apply(changes),
+        product::Event::PriceChanged { price, .. } => product.price = *price,
+        product::Event::Withdrawn {} => product.for_sale = false,
+    }
+}
+
+impl IndexChanges {
+    fn note(&mut self, before: Option<&Product>, after: &Product) {
+        let before = before.filter(|product| product.for_sale);
+        let after = Some(after).filter(|product| product.for_sale);
+        if before.map(|product| &product.details) == after.map(|product| &product.details) {
+            let repriced = after.filter(|after| before.is_some_and(|before| before.price != after.price));
+            self.repriced.extend(repriced.map(|product| (product.sku.clone(), product.price.amount)));
+            return;
+        }
+        for (product, documents) in [(before, -1), (after, 1)] {
+            for word in product.iter().flat_map(|product| known_words(&product.details)) {
+                *self.words.entry(word).or_default() += documents;
+            }
+        }
+        match (before, after) {
+            (_, Some(after)) => self.indexed.push(Document::of(after)),
+            (Some(before), None) => self.gone.push(before.sku.clone()),
+            (None, None) => {}
+        }
+    }
+
+    async fn apply(self, transaction: &mut PgConnection) -> Result<(), sqlx::Error> {
+        if !self.gone.is_empty() {
+            let delete = sqlx::query("delete from documents where sku = any($1)").bind(self.gone);
+            delete.execute(&mut *transaction).await?;
+        }
+        if !self.indexed.is_empty() {
+            let documents = Json(storable_rows(&self.indexed)?);
+            sqlx::query(INDEX).bind(documents).execute(&mut *transaction).await?;
+        }
+        if !self.repriced.is_empty() {
+            let (skus, amounts): (Vec<String>, Vec<i64>) = self.repriced.into_iter().unzip();
+            let update = "update documents set amount = new.amount
+                          from unnest($1::text[], $2::bigint[]) as new (sku, amount)
+                          where documents.sku = new.sku";
+            sqlx::query(update).bind(skus).bind(amounts).execute(&mut *transaction).await?;
+        }
+        count_words(self.words, transaction).await
+    }
+}
+
+/// A word that is in no document any more is forgotten, as if it had never been there.
+async fn count_words(
+    changes: BTreeMap<String, i64>,
+    transaction: &mut PgConnection,
+) -> Result<(), sqlx::Error> {
+    let changes = changes.into_iter().filter(|(_, documents)| *documents != 0);
+    let (words, documents): (Vec<String>, Vec<i64>) = changes.unzip();
+    if words.is_empty() {
+        return Ok(());
+    }
+    let fewer = documents.iter().any(|documents| *documents < 0);
+    let upsert = "insert into words as known (word, documents) select * from unnest($1::text[], $2::bigint[])
+                  on conflict (word) do update set documents = known.documents + excluded.documents";
+    sqlx::query(upsert).bind(&words).bind(documents).execute(&mut *transaction).await?;
+    if fewer {
+        let forget = "delete from words where word = any($1) and documents <= 0";
+        sqlx::query(forget).bind(words).execute(transaction).await?;
+    }
     Ok(())
 }
 
-fn fold(documents: &mut BTreeMap<String, Document>, sku: &str, event: &product::Event) {
-    match event {
-        product::Event::Created { details, price, .. } => {
-            documents.insert(sku.to_owned(), Document::new(sku, details.clone(), *price));
-        }
-        product::Event::Changed(changes) => {
-            if let Some(document) = documents.get_mut(sku) {
-                let mut details = document.details.clone();
-                details.apply(changes);
-                *document =
-                    Document { for_sale: document.for_sale, ..Document::new(sku, details, document.price) };
-            }
-        }
-        product::Event::PriceChanged { price, .. } => {
-            if let Some(document) = documents.get_mut(sku) {
-                document.price = *price;
-            }
-        }
-        product::Event::Withdrawn {} => {
-            if let Some(document) = documents.get_mut(sku) {
-                document.for_sale = false;
-            }
+impl Document {
+    fn of(product: &Product) -> Self {
+        let Product { sku, details, price, .. } = product;
+        let plain = |text: &str| plain(text, TEXT_CHARS_MAX);
+        let title = plain(&details.title);
+        let codes = format!("{sku} {}", details.gtins.join(" "));
+        let attributes = details.attributes.iter().map(|(name, value)| format!("{name} {value}"));
+        Self {
+            sku: sku.clone(),
+            brand: details.brand.clone(),
+            category: details.category.join(LEVELS),
+            amount: price.amount,
+            title_words: title.split_whitespace().count(),
+            title: format!("{title} {}", plain(&codes)),
+            subject: plain(&format!("{} {}", details.brand, details.category.join(" "))),
+            attributes: plain(&attributes.collect::<Vec<_>>().join("\n")),
+            description: plain(&details.description),
         }
     }
 }
 
-impl Document {
-    fn new(sku: &str, details: Details, price: Money) -> Self {
-        let attributes = details.attributes.iter().map(|(name, value)| format!("{name} {value}"));
-        Self {
-            sku: sku.to_owned(),
-            title: details.title.clone(),
-            brand: details.brand.clone(),
-            category: details.category.join(LEVELS),
-            codes: format!("{sku} {}", details.gtins.join(" ")),
-            attributes: attributes.collect::<Vec<_>>().join("\n"),
-            description: details.description.clone(),
-            details,
-            price,
-            for_sale: true,
-        }
-    }
-}
+const INDEX: &str = "
+    insert into documents (sku, brand, category, amount, title_words, words)
+    select sku, brand, category, amount, title_words,
+           setweight(to_tsvector('english', title), 'A') || setweight(to_tsvector('english', subject), 'B')
+           || setweight(to_tsvector('english', attributes), 'C') || setweight(to_tsvector('english', description), 'D')
+    from jsonb_to_recordset($1) as new (sku text, brand text, category text, amount bigint, title_words int,
+                                        title text, subject text, attributes text, description text)
+    on conflict (sku) do update set
+        brand = excluded.brand, category = excluded.category, amount = excluded.amount,
+        title_words = excluded.title_words, words = excluded.words";

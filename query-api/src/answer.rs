@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use axum::Json;
 use axum::extract::FromRequestParts;
-use axum::http::header::{CACHE_CONTROL, IF_NONE_MATCH};
+use axum::http::header::{CACHE_CONTROL, IF_NONE_MATCH, VARY};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -22,6 +22,9 @@ const SHARED: &str = "public, max-age=1, stale-while-revalidate=30";
 
 /// Concerns one person.
 const PRIVATE: &str = "private, no-store";
+
+/// Nothing to keep: it says what is not there, or what was asked for in a hurry.
+const NOT_KEPT: &str = "no-store";
 
 /// Says that the answer is older than was asked for.
 const STALE: HeaderName = HeaderName::from_static("log-position-stale");
@@ -54,15 +57,15 @@ fn min_log_position(headers: &HeaderMap) -> Result<u64, Problem> {
 }
 
 impl QueryApi {
-    /// Waits until the projection has come to where the query wants it; true if it has not, and
-    /// the query is content.
-    pub(crate) async fn fresh(&self, projection: &str, asked: &Asked) -> Result<bool, Problem> {
+    /// Waits until the projection has come to where the query wants it, unless the query is content
+    /// with less.
+    pub(crate) async fn fresh(&self, projection: &str, asked: &Asked) -> Result<(), Problem> {
         let position = asked.min_log_position;
         if position == 0 || self.checkpoints.wait(projection, position, self.freshness_limit).await {
-            return Ok(false);
+            return Ok(());
         }
         if asked.stale_is_fine {
-            return Ok(true);
+            return Ok(());
         }
         let detail = format!("the read model `{projection}` has not come to position {position} yet");
         Err(Problem::unavailable("not_yet_projected", detail, 1))
@@ -73,6 +76,22 @@ impl QueryApi {
 pub(crate) fn unavailable(error: sqlx::Error) -> Problem {
     tracing::error!(%error, "a query failed");
     Problem::unavailable("read_models_unavailable", "the read models do not answer; please ask again", 1)
+}
+
+/// What is asked for is not there, as far as the read model has come.
+#[derive(Debug)]
+pub(crate) struct Missing {
+    pub code: &'static str,
+    pub detail: &'static str,
+    pub log_position: u64,
+}
+
+impl IntoResponse for Missing {
+    fn into_response(self) -> Response {
+        let problem = Problem::new(StatusCode::NOT_FOUND, self.code, self.detail);
+        let not_kept = (CACHE_CONTROL, HeaderValue::from_static(NOT_KEPT));
+        ([log_position(self.log_position), not_kept], problem).into_response()
+    }
 }
 
 /// An answer to a query.
@@ -88,13 +107,14 @@ pub(crate) struct Answer<B> {
 
 impl<B> Answer<B> {
     /// About what everybody may see.
-    pub fn shared(body: B, log_position: u64, stale: bool) -> Self {
+    pub fn shared(body: B, log_position: u64, asked: &Asked) -> Self {
+        let stale = log_position < asked.min_log_position;
         Self { body, log_position, stale, etag: None, not_modified: false, cache: SHARED }
     }
 
     /// About what concerns one person.
-    pub fn private(body: B, log_position: u64, stale: bool) -> Self {
-        Self { cache: PRIVATE, ..Self::shared(body, log_position, stale) }
+    pub fn private(body: B, log_position: u64, asked: &Asked) -> Self {
+        Self { cache: PRIVATE, ..Self::shared(body, log_position, asked) }
     }
 
     pub fn etag(mut self, version: impl Display, asked: &Asked) -> Self {
@@ -117,7 +137,10 @@ impl<B: Serialize> IntoResponse for Answer<B> {
         };
         let headers = response.headers_mut();
         headers.extend([log_position(self.log_position)]);
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static(self.cache));
+        let cache = if self.stale { NOT_KEPT } else { self.cache };
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static(cache));
+        // An answer that was fresh enough for one query may not be for the next.
+        headers.insert(VARY, HeaderValue::from(MIN_LOG_POSITION));
         headers.extend(self.etag.map(etag));
         if self.stale {
             headers.insert(STALE, HeaderValue::from_static("true"));

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use domain::{CartId, Money};
 use infra::http::{MoneyBody, Path, Problem};
@@ -13,7 +12,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::QueryApi;
-use crate::answer::{Answer, Asked, unavailable};
+use crate::answer::{Answer, Asked, Missing, unavailable};
 
 /// A cart.
 #[derive(Debug, Serialize, ToSchema)]
@@ -54,10 +53,13 @@ pub(crate) async fn get(
     Path(id): Path<CartId>,
     asked: Asked,
 ) -> Result<Response, Problem> {
-    let stale = api.fresh(carts::NAME, &asked).await?;
-    let (cart, position) = carts::cart(&api.pool, id.0).await.map_err(unavailable)?;
-    let not_found = || Problem::new(StatusCode::NOT_FOUND, "cart_not_found", "there is no cart with this id");
-    let (cart, lines) = cart.ok_or_else(not_found)?;
+    api.fresh(carts::NAME, &asked).await?;
+    let (cart, log_position) = carts::cart(&api.pool, id.0).await.map_err(unavailable)?;
+    let Some((cart, lines)) = cart else {
+        let missing =
+            Missing { code: "cart_not_found", detail: "there is no cart with this id", log_position };
+        return Ok(missing.into_response());
+    };
     let totals: Option<Vec<Money>> = lines.iter().map(line_total).collect();
     let total = totals.and_then(|totals| {
         let (first, rest) = totals.split_first()?;
@@ -70,7 +72,7 @@ pub(crate) async fn get(
         total: total.map(MoneyBody::from),
         order_id: cart.order_id,
     };
-    Ok(Answer::private(body, position, stale).etag(cart.version, &asked).into_response())
+    Ok(Answer::private(body, log_position, &asked).etag(cart.version, &asked).into_response())
 }
 
 fn line_total(line: &carts::Line) -> Option<Money> {

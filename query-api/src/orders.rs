@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 use domain::OrderId;
@@ -14,7 +13,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::QueryApi;
-use crate::answer::{Answer, Asked, unavailable};
+use crate::answer::{Answer, Asked, Missing, unavailable};
 
 /// An order.
 #[derive(Debug, Serialize, ToSchema)]
@@ -65,7 +64,7 @@ pub(crate) struct Step {
     params(("id" = Uuid, Path), ("Min-Log-Position" = Option<u64>, Header), ("Prefer" = Option<String>, Header)),
     responses(
         (status = 200, description = "With all that happened to it", body = Order,
-            headers(("ETag" = String), ("Log-Position" = u64))),
+            headers(("ETag" = String, description = "\"<order version>-<last position>\""), ("Log-Position" = u64))),
         (status = 404, description = "`order_not_found`, `not_found`", body = Problem),
         (status = 503, description = "`not_yet_projected`, `read_models_unavailable`", body = Problem),
     ))]
@@ -74,13 +73,18 @@ pub(crate) async fn get(
     Path(id): Path<OrderId>,
     asked: Asked,
 ) -> Result<Response, Problem> {
-    let stale = api.fresh(orders::NAME, &asked).await?;
-    let (order, position) = orders::order(&api.pool, id.0).await.map_err(unavailable)?;
-    let not_found =
-        || Problem::new(StatusCode::NOT_FOUND, "order_not_found", "there is no order with this id");
-    let (order, timeline) = order.ok_or_else(not_found)?;
-    let version = order.version;
-    Ok(Answer::private(Order::new(order, timeline), position, stale).etag(version, &asked).into_response())
+    api.fresh(orders::NAME, &asked).await?;
+    let (order, log_position) = orders::order(&api.pool, id.0).await.map_err(unavailable)?;
+    let Some((order, timeline)) = order else {
+        let missing =
+            Missing { code: "order_not_found", detail: "there is no order with this id", log_position };
+        return Ok(missing.into_response());
+    };
+    // The order's own version, which If-Match compares, and what else changes what is shown.
+    let version = format!("{}-{}", order.version, order.position);
+    Ok(Answer::private(Order::new(order, timeline), log_position, &asked)
+        .etag(version, &asked)
+        .into_response())
 }
 
 impl Order {

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use domain::Sku;
 use domain::product::Details;
@@ -14,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::QueryApi;
-use crate::answer::{Answer, Asked, cursor, limit, place, text, unavailable};
+use crate::answer::{Answer, Asked, Missing, cursor, limit, place, text, unavailable};
 
 /// A product as it can be bought.
 #[derive(Debug, Serialize, ToSchema)]
@@ -84,16 +83,16 @@ pub(crate) async fn list(
     let filter = catalog::Filter {
         brand: text("brand", query.brand)?,
         category: text("category", query.category)?,
-        after: place(query.after.as_deref())?,
+        after: place(query.after.as_deref())?.map(|sku: Sku| sku.to_string()),
         limit: limit + 1,
     };
-    let stale = api.fresh(catalog::NAME, &asked).await?;
+    api.fresh(catalog::NAME, &asked).await?;
     let (mut products, position) = catalog::products(&api.pool, &filter).await.map_err(unavailable)?;
     let more = products.len() as i64 > limit;
     products.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
     let next = products.last().filter(|_| more).map(|last| cursor(&last.sku));
     let data = products.into_iter().map(Product::from).collect();
-    Ok(Answer::shared(Products { data, next }, position, stale).into_response())
+    Ok(Answer::shared(Products { data, next }, position, &asked).into_response())
 }
 
 /// Get a product
@@ -112,13 +111,14 @@ pub(crate) async fn get(
     Path(sku): Path<Sku>,
     asked: Asked,
 ) -> Result<Response, Problem> {
-    let stale = api.fresh(catalog::NAME, &asked).await?;
-    let (product, position) = catalog::product(&api.pool, sku.as_str()).await.map_err(unavailable)?;
-    let product = product.ok_or_else(|| {
-        Problem::new(StatusCode::NOT_FOUND, "product_not_found", "there is no product for sale with this SKU")
-    })?;
+    api.fresh(catalog::NAME, &asked).await?;
+    let (product, log_position) = catalog::product(&api.pool, sku.as_str()).await.map_err(unavailable)?;
+    let Some(product) = product else {
+        let detail = "there is no product for sale with this SKU";
+        return Ok(Missing { code: "product_not_found", detail, log_position }.into_response());
+    };
     let version = format!("{}-{}", product.version, product.stock_version);
-    Ok(Answer::shared(Product::from(product), position, stale).etag(version, &asked).into_response())
+    Ok(Answer::shared(Product::from(product), log_position, &asked).etag(version, &asked).into_response())
 }
 
 /// A category and those below it.
@@ -146,9 +146,9 @@ pub(crate) struct Categories {
         (status = 503, description = "`not_yet_projected`, `read_models_unavailable`", body = Problem),
     ))]
 pub(crate) async fn categories(State(api): State<Arc<QueryApi>>, asked: Asked) -> Result<Response, Problem> {
-    let stale = api.fresh(catalog::NAME, &asked).await?;
+    api.fresh(catalog::NAME, &asked).await?;
     let (counts, position) = catalog::categories(&api.pool).await.map_err(unavailable)?;
-    Ok(Answer::shared(Categories { data: tree(&counts) }, position, stale).into_response())
+    Ok(Answer::shared(Categories { data: tree(&counts) }, position, &asked).into_response())
 }
 
 fn tree(counts: &[(String, i64)]) -> Vec<Category> {

@@ -87,16 +87,10 @@ pub(crate) async fn search(
         after: place(query.after.as_deref())?,
         limit: limit(query.limit)?,
     };
-    if filter
-        .after
-        .as_ref()
-        .is_some_and(|place: &read_model::Place| place.text.contains('\0') || place.sku.contains('\0'))
-    {
-        return Err(Problem::bad_parameter("after takes a `next` as it was answered"));
-    }
-    let stale = api.fresh(read_model::NAME, &asked).await?;
+    api.fresh(read_model::NAME, &asked).await?;
     let found = read_model::search(&api.pool, &filter).await.map_err(unavailable)?;
-    let product = |hit: read_model::Hit| Product::new(hit.sku, hit.details, hit.price, hit.available);
+    let product =
+        |hit: read_model::Hit| Product::new(hit.sku.to_string(), hit.details, hit.price, hit.available);
     let body = Found {
         data: found.hits.into_iter().map(product).collect(),
         facets: Facets { brand: facets(found.brands), category: facets(found.categories) },
@@ -104,7 +98,7 @@ pub(crate) async fn search(
         total: found.total,
         corrected: found.corrected,
     };
-    Ok(Answer::shared(body, found.log_position, stale).into_response())
+    Ok(Answer::shared(body, found.log_position, &asked).into_response())
 }
 
 fn facets(found: Vec<read_model::Facet>) -> Vec<Facet> {

@@ -1,5 +1,6 @@
 //! The log in a NATS JetStream stream.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_nats::header::{NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_EXPECTED_STREAM, NATS_MESSAGE_ID};
@@ -22,6 +23,9 @@ use super::{AppendError, Appended, EventLog, ReadError, Stored, Unavailable, dir
 
 /// How long an append waits for its acknowledgement before its outcome counts as unknown.
 const ACK_LIMIT: Duration = Duration::from_secs(5);
+
+/// How often a reader that waits looks whether its connection is still the same.
+const CONNECTION_CHECK: Duration = Duration::from_millis(500);
 
 /// The window of the server's own deduplication: a second belt, bound to the content.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
@@ -86,13 +90,56 @@ impl JetStreamLog {
         self.context.get_stream(STREAM).await.map_err(Unavailable::because)
     }
 
-    async fn consume(self, after: u64) -> Result<pull::Ordered, Unavailable> {
+    async fn consume(&self, after: u64) -> Result<pull::Ordered, Unavailable> {
         let from = pull::OrderedConfig {
             deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: after + 1 },
             ..Default::default()
         };
         let consumer = self.stream().await?.create_consumer(from).await.map_err(Unavailable::because)?;
         consumer.messages().await.map_err(Unavailable::because)
+    }
+
+    /// How often the connection was made: another number is another connection.
+    fn connects(&self) -> u64 {
+        self.client.statistics().connects.load(Ordering::Relaxed)
+    }
+}
+
+/// A reader of the log, and where it is.
+struct Following {
+    log: JetStreamLog,
+    messages: Option<pull::Ordered>,
+    connects: u64,
+    last: u64,
+}
+
+impl Following {
+    async fn next(&mut self) -> Result<Stored, ReadError> {
+        let messages = match &mut self.messages {
+            Some(messages) => messages,
+            None => self.messages.insert(self.log.consume(self.last).await?),
+        };
+        let message = loop {
+            match tokio::time::timeout(CONNECTION_CHECK, messages.next()).await {
+                Ok(Some(message)) => break message.map_err(Unavailable::because)?,
+                Ok(None) => return Err(Unavailable::because("the consumer ended").into()),
+                // A server that was restarted has forgotten its consumers; by itself, the client
+                // notices only when heartbeats are missing for long.
+                Err(_) if self.log.connects() != self.connects => {
+                    return Err(Unavailable::because("the connection was made anew").into());
+                }
+                Err(_) => {}
+            }
+        };
+        let sequence = message.info().map_err(Unavailable::because)?.stream_sequence;
+        if sequence != self.last + 1 {
+            // Nothing is ever deleted from the log, so a gap is the reader's fault and must not pass.
+            let reason = format!("position {sequence} came after {}", self.last);
+            return Err(Unavailable::because(reason).into());
+        }
+        let stored = stored(sequence, &message.payload)?;
+        self.last = sequence;
+        Ok(stored)
     }
 }
 
@@ -162,39 +209,18 @@ impl EventLog for JetStreamLog {
     }
 
     fn follow(&self, after: u64) -> BoxStream<'static, Result<Stored, ReadError>> {
-        let messages = self.clone().consume(after).into_stream().flat_map(|opened| match opened {
-            Ok(messages) => messages.map(decode).boxed(),
-            Err(unavailable) => stream::once(async { Err(unavailable.into()) }).boxed(),
+        let following =
+            Following { log: self.clone(), messages: None, connects: self.connects(), last: after };
+        let items = stream::unfold(Some(following), |following| async {
+            let mut following = following?;
+            let item = following.next().await;
+            let goes_on = item.is_ok().then_some(following);
+            Some((item, goes_on))
         });
-        let in_order = messages.scan(Some(after), |last, item| {
-            let checked = last.map(|last| contiguous(last, item));
-            *last = match &checked {
-                Some(Ok(stored)) => Some(stored.sequence),
-                _ => None,
-            };
-            async { checked }
-        });
-        in_order.boxed()
+        items.fuse().boxed()
     }
 
     fn end(&self) -> BoxFuture<'_, Result<u64, Unavailable>> {
         async move { Ok(self.stream().await?.cached_info().state.last_sequence) }.boxed()
-    }
-}
-
-fn decode(message: Result<jetstream::Message, pull::OrderedError>) -> Result<Stored, ReadError> {
-    let message = message.map_err(Unavailable::because)?;
-    let sequence = message.info().map_err(Unavailable::because)?.stream_sequence;
-    stored(sequence, &message.payload)
-}
-
-/// Nothing is ever deleted from the log, so a gap is the reader's fault and must not pass.
-fn contiguous(last: u64, item: Result<Stored, ReadError>) -> Result<Stored, ReadError> {
-    match item {
-        Ok(stored) if stored.sequence != last + 1 => {
-            let reason = format!("position {} came after {last}", stored.sequence);
-            Err(Unavailable::because(reason).into())
-        }
-        item => item,
     }
 }
