@@ -24,7 +24,7 @@ pub const PRICE_MAX: i64 = 10_000_000_000;
 const CATEGORY_DEPTH_MAX: usize = 6;
 const ATTRIBUTES_MAX: usize = 500;
 const IMAGES_MAX: usize = 100;
-const GTINS_MAX: usize = 100;
+const GTINS_MAX: usize = 500;
 
 /// Invariant: a product that exists has valid details and a valid price.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -245,7 +245,7 @@ impl Details {
             let web = url.starts_with("https://") || url.starts_with("http://");
             checks.require(web, &pointer, "must be an http or https URL");
         }
-        checks.require(self.gtins.len() <= GTINS_MAX, "/gtins", "must be at most 100");
+        checks.require(self.gtins.len() <= GTINS_MAX, "/gtins", "must be at most 500");
         for (index, gtin) in self.gtins.iter().enumerate() {
             let detail = "must be 8, 12, 13 or 14 digits with the right check digit";
             checks.require(is_gtin(gtin), &format!("/gtins/{index}"), detail);

@@ -68,6 +68,10 @@ impl Projection for Carts {
         1
     }
 
+    fn categories(&self) -> &'static [&'static str] {
+        &[cart::CATEGORY, product::CATEGORY]
+    }
+
     fn tables(&self) -> &'static [&'static str] {
         &["carts", "lines", "products"]
     }

@@ -51,6 +51,10 @@ impl Projection for Catalog {
         1
     }
 
+    fn categories(&self) -> &'static [&'static str] {
+        &[product::CATEGORY, stock::CATEGORY]
+    }
+
     fn tables(&self) -> &'static [&'static str] {
         &["products"]
     }

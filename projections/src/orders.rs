@@ -73,6 +73,10 @@ impl Projection for Orders {
         1
     }
 
+    fn categories(&self) -> &'static [&'static str] {
+        &[cart::CATEGORY, order::CATEGORY, payment::CATEGORY, stock::CATEGORY]
+    }
+
     fn tables(&self) -> &'static [&'static str] {
         &["orders", "quotes", "timeline"]
     }

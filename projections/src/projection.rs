@@ -17,6 +17,10 @@ pub trait Projection: Send + Sync + 'static {
     /// To be raised whenever tables or rows are to become different.
     fn version(&self) -> u32;
 
+    /// Categories of the streams that it's about. What is in others, readable or not, is no concern
+    /// of its.
+    fn categories(&self) -> &'static [&'static str];
+
     /// The tables, by name.
     fn tables(&self) -> &'static [&'static str];
 
@@ -75,36 +79,44 @@ impl Happened {
     }
 }
 
-/// Makes the projection's tables where there are none yet, and shows them as the live ones.
+/// Makes the projection's tables where there are none of its version yet, and shows them as the live
+/// ones. They are filled from the log's beginning then.
 ///
 /// # Errors
 /// Postgres does not answer or does not accept them.
 pub async fn migrate(projection: &dyn Projection, pool: &PgPool) -> Result<(), sqlx::Error> {
-    let (name, schema) = (projection.name(), projection.schema());
     let mut transaction = pool.begin().await?;
     // Several processes may start at a time, and `if not exists` alone does not make that safe.
     sqlx::query("select pg_advisory_xact_lock(hashtext('cartulary.migrate'))")
         .execute(&mut *transaction)
         .await?;
-    let there: bool = sqlx::query_scalar("select exists (select from pg_namespace where nspname = $1)")
-        .bind(&schema)
-        .fetch_one(&mut *transaction)
-        .await?;
-    if !there {
-        let views = projection
-            .tables()
-            .iter()
-            .map(|table| format!("create or replace view {name}.{table} as select * from {schema}.{table};"));
-        let definition = format!(
-            "create schema {schema}; create schema if not exists {name};
-             create extension if not exists pg_trgm schema public;
-             create extension if not exists fuzzystrmatch schema public;
-             set local search_path = {schema}, public; {}; {}",
-            projection.definition(),
-            views.collect::<String>(),
-        );
+    let is_live: bool = sqlx::query_scalar(
+        "select exists (select from pg_namespace where nspname = $1)
+            and exists (select from cartulary.checkpoints where reader = $2 and version = $3)",
+    )
+    .bind(projection.schema())
+    .bind(projection.name())
+    .bind(projection.version().cast_signed())
+    .fetch_one(&mut *transaction)
+    .await?;
+    if !is_live {
         // Names and definitions are this program's own.
-        sqlx::raw_sql(AssertSqlSafe(definition)).execute(&mut *transaction).await?;
+        sqlx::raw_sql(AssertSqlSafe(definition(projection))).execute(&mut *transaction).await?;
     }
     transaction.commit().await
+}
+
+fn definition(projection: &dyn Projection) -> String {
+    let (name, schema, version) = (projection.name(), projection.schema(), projection.version());
+    let tables = projection.definition();
+    let view = |table| format!("create view {name}.{table} as select * from {schema}.{table};");
+    let views: String = projection.tables().iter().map(view).collect();
+    format!(
+        "drop schema if exists {schema} cascade; create schema {schema};
+         drop schema if exists {name} cascade; create schema {name};
+         create extension if not exists fuzzystrmatch schema public;
+         set local search_path = {schema}, public; {tables}; {views}
+         delete from cartulary.checkpoints where reader = '{name}';
+         insert into cartulary.checkpoints (reader, version) values ('{name}', {version})"
+    )
 }

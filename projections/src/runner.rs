@@ -97,7 +97,7 @@ impl Worker {
         let mut follower = Follower::new(self.log.clone(), position);
         loop {
             let batch = follower.batch(self.batch_max).await?;
-            let (happened, unreadable) = decode(&batch);
+            let (happened, unreadable) = decode(&batch, self.projection.categories());
             if let Some((to, happened)) = happened {
                 self.apply(position, to, &happened).await?;
                 position = to;
@@ -151,11 +151,12 @@ impl Worker {
 /// What happened up to the last position that is readable, and the trouble with the next one.
 type Decoded = (Option<(u64, Vec<Happened>)>, Result<(), Error>);
 
-fn decode(batch: &[Stored]) -> Decoded {
+fn decode(batch: &[Stored], categories: &[&str]) -> Decoded {
     let mut all = Vec::with_capacity(batch.len());
     let mut to = None;
     for stored in batch {
-        match Happened::all_of(stored) {
+        let ours = categories.contains(&stored.commit.stream.category());
+        match if ours { Happened::all_of(stored) } else { Ok(Vec::new()) } {
             Ok(happened) => all.extend(happened),
             Err(source) => {
                 let error = Error::Event { position: stored.sequence, source };

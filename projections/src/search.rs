@@ -87,6 +87,10 @@ impl Projection for Search {
         1
     }
 
+    fn categories(&self) -> &'static [&'static str] {
+        &[product::CATEGORY, stock::CATEGORY]
+    }
+
     fn tables(&self) -> &'static [&'static str] {
         &["products", "documents", "availability", "words"]
     }

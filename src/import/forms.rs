@@ -66,7 +66,8 @@ fn own(value: Value) -> Result<(Product, Option<u32>), String> {
     Ok((product, stock))
 }
 
-fn icecat(value: Value, currency: Currency) -> Result<Product, String> {
+fn icecat(mut value: Value, currency: Currency) -> Result<Product, String> {
+    mend(&mut value);
     let item: Icecat = serde_json::from_value(value).map_err(|error| error.to_string())?;
     let mut attributes: BTreeMap<String, String> = item
         .more
@@ -97,6 +98,29 @@ fn icecat(value: Value, currency: Currency) -> Result<Product, String> {
         images: item.img_high.into_iter().collect(),
         gtins,
     })
+}
+
+/// Some of the file's texts came from Windows-1252 unconverted, so that what was a dash is a control
+/// character. They become what they were, as HTML's parsers do it too (HTML, 13.2.5.80).
+fn mend(value: &mut Value) {
+    match value {
+        Value::String(text) if text.contains(is_c1) => *text = text.chars().map(windows_1252).collect(),
+        Value::Array(items) => items.iter_mut().for_each(mend),
+        Value::Object(fields) => fields.values_mut().for_each(mend),
+        _ => {}
+    }
+}
+
+fn is_c1(c: char) -> bool {
+    matches!(c, '\u{80}'..='\u{9F}')
+}
+
+fn windows_1252(c: char) -> char {
+    const FROM_80: &str = "€\u{81}‚ƒ„…†‡ˆ‰Š‹Œ\u{8D}Ž\u{8F}\u{90}‘’“”•–—˜™š›œ\u{9D}žŸ";
+    match c {
+        c if is_c1(c) => FROM_80.chars().nth(c as usize - 0x80).unwrap_or(c),
+        c => c,
+    }
 }
 
 /// `attr_n_package_weight` → `Package weight`
@@ -177,6 +201,14 @@ mod tests {
                 "Weight: 190",
             ]
         );
+    }
+
+    #[test]
+    fn unconverted_characters_become_what_they_were() {
+        let line =
+            "{\"id\":\"1\",\"title\":\"A \u{97} B\u{99} \u{80}5\u{9F}\",\"supplier\":\"É\",\"price\":1}";
+        let (product, _) = parse(line.as_bytes(), euro()).unwrap();
+        assert_eq!((product.title.as_str(), product.brand.as_str()), ("A — B™ €5Ÿ", "É"));
     }
 
     #[test]
