@@ -38,6 +38,9 @@ pub async fn run(mut options: Dev) -> anyhow::Result<ExitCode> {
     if let Some(embedded) = embedded {
         embedded.stop().await;
     }
+    if outcome.is_ok() {
+        println!("Stopped; all of it is in {}.", folder.path().display());
+    }
     outcome.map(|()| ExitCode::SUCCESS)
 }
 

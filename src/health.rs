@@ -18,8 +18,9 @@ use utoipa::ToSchema;
 /// How long the log or the database may take to answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
-/// How long a reader of the log may stand still while there is more to read.
-const STANDSTILL_LIMIT: Duration = Duration::from_secs(10);
+/// How long a reader of the log may stand still while there is more to read: longer than a saga waits
+/// for a provider that doesn't answer.
+const STANDSTILL_LIMIT: Duration = Duration::from_secs(30);
 
 /// What readiness depends on.
 pub struct Health {
