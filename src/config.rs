@@ -98,6 +98,15 @@ pub struct Platform {
     /// Most aggregates of each kind in memory.
     #[arg(long, env = "CARTULARY_CACHED_AGGREGATES_MAX", default_value_t = 50_000)]
     pub cached_aggregates_max: u64,
+    /// Most commits in one batch to the log.
+    #[arg(long, env = "CARTULARY_BATCH_COMMITS_MAX", default_value_t = 1_000, value_parser = whole(1..=1_000))]
+    pub batch_commits_max: usize,
+    /// Most batches on their way to the log at a time.
+    #[arg(long, env = "CARTULARY_BATCHES_IN_FLIGHT_MAX", default_value_t = 2, value_parser = whole(1..=16))]
+    pub batches_in_flight_max: usize,
+    /// Most commits that wait for the log; beyond, commands are answered 503.
+    #[arg(long, env = "CARTULARY_QUEUED_COMMITS_MAX", default_value_t = 10_000, value_parser = whole(1..=1_000_000))]
+    pub queued_commits_max: usize,
     /// Seconds that a buyer has to pay, from the checkout on.
     #[arg(long, env = "CARTULARY_TIME_TO_PAY_S", default_value_t = 900)]
     pub time_to_pay_s: u64,
@@ -117,8 +126,25 @@ impl Platform {
         }
     }
 
+    pub fn writer_settings(&self) -> infra::writer::Settings {
+        infra::writer::Settings {
+            queue_max: self.queued_commits_max,
+            batch_max: self.batch_commits_max,
+            batches_max: self.batches_in_flight_max,
+            ..infra::writer::Settings::default()
+        }
+    }
+
     pub fn saga_settings(&self) -> sagas::Settings {
         sagas::Settings { time_to_pay: Duration::from_secs(self.time_to_pay_s) }
+    }
+}
+
+/// A whole number within these bounds.
+fn whole(bounds: std::ops::RangeInclusive<usize>) -> impl Fn(&str) -> Result<usize, String> + Clone {
+    move |text| {
+        let number = text.parse().ok().filter(|number| bounds.contains(number));
+        number.ok_or_else(|| format!("expected {} to {}", bounds.start(), bounds.end()))
     }
 }
 

@@ -12,6 +12,7 @@ use infra::execute::{Executor, Executors};
 use infra::log::{EventLog, JetStreamLog, LogSettings};
 use infra::payment::Sandbox;
 use infra::timers::JetStreamTimers;
+use infra::writer::Writer;
 use query_api::QueryApi;
 use sagas::Sagas;
 use sqlx::PgPool;
@@ -46,6 +47,7 @@ struct Shared {
     timers: JetStreamTimers,
     pool: PgPool,
     clock: Clock,
+    writer: Writer,
     executors: Arc<Executors>,
     checkpoints: Arc<Checkpoints>,
 }
@@ -115,9 +117,10 @@ impl Shared {
         let pool = connect_postgres(database_url, options.database_connections_max).await?;
         projections::migrate_all(&pool).await.context("the read models' tables can't be made")?;
         let (log, clock): (Arc<dyn EventLog>, _) = (Arc::new(jetstream), Clock::system());
-        let executors = Arc::new(Executors::new(&log, &clock, &options.execute_settings()));
+        let writer = Writer::new(log.clone(), options.writer_settings());
+        let executors = Arc::new(Executors::new(&writer, &clock, &options.execute_settings()));
         let checkpoints = Arc::new(Checkpoints::new(pool.clone()));
-        Ok(Self { log, timers, pool, clock, executors, checkpoints })
+        Ok(Self { log, timers, pool, clock, writer, executors, checkpoints })
     }
 
     async fn start_role(
@@ -163,7 +166,7 @@ impl Shared {
         workers: &mut JoinSet<()>,
         health: &mut Health,
     ) -> anyhow::Result<()> {
-        let checkouts = Executor::new(self.log.clone(), self.clock.clone(), options.execute_settings());
+        let checkouts = Executor::new(self.writer.clone(), self.clock.clone(), options.execute_settings());
         let sagas = Arc::new(Sagas {
             log: self.log.clone(),
             clock: self.clock.clone(),

@@ -1,25 +1,24 @@
 //! Execute's promises: each command once, whoever else writes, and whatever is cached.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use domain::commit::Hash;
 use domain::stock::{Command, Event, Stock};
-use domain::{CommandId, Commit, OrderId, StreamId};
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
-use futures_util::stream::BoxStream;
+use domain::{CommandId, OrderId, StreamId};
 use infra::clock::Clock;
 use infra::execute::{Error, Executor, Request, Settings};
-use infra::log::{AppendError, Appended, EventLog, MemoryLog, ReadError, Stored, Unavailable};
+use infra::log::{EventLog, MemoryLog};
+use infra::writer::{self, Writer};
 use uuid::Uuid;
 
+use crate::support::faulty_log::{Fault, FaultyLog, first};
 use crate::support::servers::Nats;
 
 fn executor(log: Arc<dyn EventLog>) -> Executor<Stock> {
     let idempotency_keep = Duration::from_secs(60);
-    Executor::new(log, Clock::system(), Settings { idempotency_keep, cached_aggregates_max: 100 })
+    let settings = Settings { idempotency_keep, cached_aggregates_max: 100 };
+    Executor::new(Writer::new(log, writer::Settings::default()), Clock::system(), settings)
 }
 
 fn request(asked: &str) -> Request {
@@ -133,58 +132,12 @@ async fn several_processes_on_one_aggregate_lose_nothing() {
     assert!(chained, "each commit has the hash of the one before");
 }
 
-/// A log whose answers get lost, after or before the commit was appended.
-struct LosesAnswers {
-    log: MemoryLog,
-    appended_before: bool,
-    left: AtomicU32,
-}
-
-impl EventLog for LosesAnswers {
-    fn append<'a>(
-        &'a self,
-        commit: &'a Commit,
-        expected: u64,
-    ) -> BoxFuture<'a, Result<Appended, AppendError>> {
-        async move {
-            let lose = self
-                .left
-                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1))
-                .is_ok();
-            if !lose {
-                return self.log.append(commit, expected).await;
-            }
-            if self.appended_before {
-                self.log.append(commit, expected).await?;
-            }
-            Err(AppendError::Unknown(Unavailable::because("the answer is lost")))
-        }
-        .boxed()
-    }
-
-    fn load<'a>(&'a self, stream: &'a StreamId, after: u64) -> BoxFuture<'a, Result<Vec<Stored>, ReadError>> {
-        self.log.load(stream, after)
-    }
-
-    fn read(&self, sequence: u64) -> BoxFuture<'_, Result<Option<Stored>, ReadError>> {
-        self.log.read(sequence)
-    }
-
-    fn follow(&self, after: u64) -> BoxStream<'static, Result<Stored, ReadError>> {
-        self.log.follow(after)
-    }
-
-    fn end(&self) -> BoxFuture<'_, Result<u64, Unavailable>> {
-        self.log.end()
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_lost_answer_is_read_back() {
     for appended_before in [true, false] {
         let log = MemoryLog::default();
-        let flaky = LosesAnswers { log: log.clone(), appended_before, left: AtomicU32::new(3) };
-        let executor = executor(Arc::new(flaky));
+        let fault = if appended_before { Fault::AnswerLost } else { Fault::Lost };
+        let executor = executor(Arc::new(FaultyLog::new(log.clone(), first(3, fault))));
         let done = executor.execute("MUG", &request("3"), receive(3)).await.expect("done");
         assert_eq!((done.version, log.end().await.expect("an end")), (1, 1), "{appended_before}");
     }

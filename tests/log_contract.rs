@@ -8,7 +8,7 @@ use domain::commit::{ENVELOPE_VERSION, Hash};
 use domain::{CommandId, Commit, RecordedEvent, StreamId, stock};
 use futures_util::StreamExt;
 use infra::follow::Follower;
-use infra::log::{AppendError, EventLog, MemoryLog};
+use infra::log::{Append, AppendError, EventLog, Expected, MemoryLog, Message};
 use uuid::Uuid;
 
 use crate::support::eventually;
@@ -37,6 +37,10 @@ fn commit(stream: &StreamId, version: u64, quantity: u32) -> Commit {
     }
 }
 
+fn message(commit: &Commit) -> Message {
+    Message::from(commit)
+}
+
 /// Everything that the platform relies on.
 async fn keeps_the_contract(log: &dyn EventLog) {
     appends_at_the_expected_position_only(log).await;
@@ -44,20 +48,21 @@ async fn keeps_the_contract(log: &dyn EventLog) {
     follows_everything_from_anywhere(log).await;
     lets_one_of_many_win(log).await;
     similar_names_are_different_streams(log).await;
+    appends_all_of_a_batch_or_nothing(log).await;
 }
 
 async fn appends_at_the_expected_position_only(log: &dyn EventLog) {
     let a = stream("expected");
-    let first = log.append(&commit(&a, 1, 1), 0).await.expect("appended");
-    let repeated = log.append(&commit(&a, 1, 1), 0).await;
+    let first = log.append(&message(&commit(&a, 1, 1)), 0).await.expect("appended");
+    let repeated = log.append(&message(&commit(&a, 1, 1)), 0).await;
     assert!(matches!(repeated, Err(AppendError::Conflict)), "{repeated:?}");
-    let ahead = log.append(&commit(&a, 2, 2), first.sequence + 1).await;
+    let ahead = log.append(&message(&commit(&a, 2, 2)), first + 1).await;
     assert!(matches!(ahead, Err(AppendError::Conflict)), "{ahead:?}");
     let second = commit(&a, 2, 2);
-    let appended = log.append(&second, first.sequence).await.expect("appended");
-    assert!(appended.sequence > first.sequence);
-    let stored = log.read(appended.sequence).await.expect("readable").expect("there");
-    assert_eq!((stored.commit, stored.hash), (second, appended.hash));
+    let appended = log.append(&message(&second), first).await.expect("appended");
+    assert!(appended > first);
+    let stored = log.read(appended).await.expect("readable").expect("there");
+    assert_eq!((stored.hash, stored.commit), (message(&second).hash, second));
 }
 
 async fn loads_one_stream_in_order(log: &dyn EventLog) {
@@ -65,8 +70,8 @@ async fn loads_one_stream_in_order(log: &dyn EventLog) {
     assert!(log.load(&a, 0).await.expect("readable").is_empty());
     let mut last = (0, 0);
     for version in 1..=25 {
-        last.0 = log.append(&commit(&a, version, 1), last.0).await.expect("appended").sequence;
-        last.1 = log.append(&commit(&b, version, 1), last.1).await.expect("appended").sequence;
+        last.0 = log.append(&message(&commit(&a, version, 1)), last.0).await.expect("appended");
+        last.1 = log.append(&message(&commit(&b, version, 1)), last.1).await.expect("appended");
     }
     let all = log.load(&a, 0).await.expect("readable");
     assert_eq!(
@@ -87,19 +92,21 @@ async fn follows_everything_from_anywhere(log: &dyn EventLog) {
     }
     let mut news = log.follow(end);
     let a = stream("news");
-    let appended = log.append(&commit(&a, 1, 1), 0).await.expect("appended");
+    let appended = log.append(&message(&commit(&a, 1, 1)), 0).await.expect("appended");
     for follower in [&mut all, &mut news] {
         let stored = follower.next().await.expect("never ends").expect("readable");
-        assert_eq!((stored.sequence, stored.commit.stream), (appended.sequence, a.clone()));
+        assert_eq!((stored.sequence, stored.commit.stream), (appended, a.clone()));
     }
-    assert_eq!(log.end().await.expect("an end"), appended.sequence);
-    assert!(log.read(appended.sequence + 1).await.expect("readable").is_none());
+    assert_eq!(log.end().await.expect("an end"), appended);
+    assert!(log.read(appended + 1).await.expect("readable").is_none());
 }
 
 async fn lets_one_of_many_win(log: &dyn EventLog) {
     let a = stream("race");
     let commits: Vec<_> = (0..20).map(|quantity| commit(&a, 1, quantity)).collect();
-    let outcomes = futures_util::future::join_all(commits.iter().map(|commit| log.append(commit, 0))).await;
+    let messages: Vec<_> = commits.iter().map(message).collect();
+    let outcomes =
+        futures_util::future::join_all(messages.iter().map(|message| log.append(message, 0))).await;
     let won = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
     let lost = outcomes.iter().filter(|outcome| matches!(outcome, Err(AppendError::Conflict))).count();
     assert_eq!((won, lost), (1, 19), "{outcomes:?}");
@@ -108,9 +115,43 @@ async fn lets_one_of_many_win(log: &dyn EventLog) {
 
 async fn similar_names_are_different_streams(log: &dyn EventLog) {
     for id in ["a.b", "a-b", "a_b", "A.b", "ab"] {
-        log.append(&commit(&stream(id), 1, 1), 0).await.expect("its first commit");
+        log.append(&message(&commit(&stream(id), 1, 1)), 0).await.expect("its first commit");
     }
     assert_eq!(log.load(&stream("a.b"), 0).await.expect("readable").len(), 1);
+}
+
+async fn appends_all_of_a_batch_or_nothing(log: &dyn EventLog) {
+    let (a, b) = (stream("batch-a"), stream("batch-b"));
+    let append = |stream: &StreamId, version, expected| Append {
+        message: message(&commit(stream, version, 1)),
+        expected,
+    };
+    let batch = [
+        append(&a, 1, Expected::Position(0)),
+        append(&b, 1, Expected::Position(0)),
+        append(&a, 2, Expected::AfterPrevious),
+        append(&a, 3, Expected::AfterPrevious),
+    ];
+    let end = log.end().await.expect("an end");
+    let first = log.append_batch(&batch).await.expect("appended");
+    assert_eq!((first, log.end().await.expect("an end")), (end + 1, end + 4), "one after the other");
+    for (append, position) in batch.iter().zip(first..) {
+        let stored = log.read(position).await.expect("readable").expect("there");
+        assert_eq!((stored.hash, &stored.commit.stream), (append.message.hash, &append.message.stream));
+    }
+    // One of them comes too late: nothing is appended.
+    let (c, last_of_b) = (stream("batch-c"), first + 1);
+    let late = append(&b, 2, Expected::Position(last_of_b - 1));
+    let refused = log.append_batch(&[append(&c, 1, Expected::Position(0)), late]).await;
+    assert!(matches!(refused, Err(AppendError::Conflict)), "{refused:?}");
+    assert!(log.load(&c, 0).await.expect("readable").is_empty());
+    assert_eq!(log.end().await.expect("an end"), end + 4);
+    let many: Vec<_> = (0..log.batch_max())
+        .map(|index| append(&stream(&format!("many-{index}")), 1, Expected::Position(0)))
+        .collect();
+    log.append_batch(&many).await.expect("as large as it may be");
+    let single = append(&b, 2, Expected::Position(last_of_b));
+    assert_eq!(log.append_batch(&[single]).await.expect("appended"), log.end().await.expect("an end"));
 }
 
 #[tokio::test]
@@ -130,10 +171,10 @@ async fn jetstream_keeps_what_it_acknowledged_when_it_is_killed() {
     let a = stream("durable");
     let mut last = 0;
     for version in 1..=50 {
-        last = log.append(&commit(&a, version, 1), last).await.expect("appended").sequence;
+        last = log.append(&message(&commit(&a, version, 1)), last).await.expect("appended");
     }
     nats.kill().await;
-    let failed = log.append(&commit(&a, 51, 1), last).await;
+    let failed = log.append(&message(&commit(&a, 51, 1)), last).await;
     assert!(!matches!(failed, Ok(_) | Err(AppendError::Conflict)), "{failed:?}");
     nats.restart().await;
     let log = nats.log().await;
@@ -144,7 +185,7 @@ async fn jetstream_keeps_what_it_acknowledged_when_it_is_killed() {
 async fn jetstream_refuses_to_forget() {
     let nats = Nats::start().await;
     let log = nats.log().await;
-    log.append(&commit(&stream("kept"), 1, 1), 0).await.expect("appended");
+    log.append(&message(&commit(&stream("kept"), 1, 1)), 0).await.expect("appended");
     let stream = log.context().get_stream("EVENTS").await.expect("a stream");
     assert!(stream.purge().await.is_err(), "a purge is denied");
     assert!(stream.delete_message(1).await.is_err(), "a deletion is denied");
@@ -161,7 +202,7 @@ async fn a_follower_and_an_executor_outlive_the_server() {
     let mut nats = Nats::start().await;
     let log = nats.log().await;
     let a = stream("outlives");
-    let first = log.append(&commit(&a, 1, 1), 0).await.expect("appended");
+    let first = log.append(&message(&commit(&a, 1, 1)), 0).await.expect("appended");
     let mut follower = Follower::new(Arc::new(log.clone()), 0);
     assert_eq!(follower.batch(10).await.expect("readable").len(), 1);
     for round in 2..=3 {
@@ -170,10 +211,10 @@ async fn a_follower_and_an_executor_outlive_the_server() {
         // The same connection, once it's back; until then the outcome is unknown or refused.
         let appended = eventually("the log takes commits again", async || {
             let last = log.load(&a, 0).await.ok()?.last()?.sequence;
-            log.append(&commit(&a, round, 1), last).await.ok()
+            log.append(&message(&commit(&a, round, 1)), last).await.ok()
         })
         .await;
-        assert!(appended.sequence > first.sequence);
+        assert!(appended > first);
         let seen = tokio::time::timeout(Duration::from_secs(30), follower.batch(10)).await;
         let seen = seen.expect("the follower comes back, too").expect("readable");
         assert_eq!(seen.iter().map(|stored| stored.commit.version).collect::<Vec<_>>(), [round]);

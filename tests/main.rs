@@ -5,5 +5,7 @@ mod execute;
 mod journeys;
 mod log_contract;
 mod projections;
+mod simulation;
 mod support;
 mod tidy;
+mod writer;

@@ -10,6 +10,7 @@ use futures_util::StreamExt;
 use infra::clock::Clock;
 use infra::execute::{Executors, Request, Settings};
 use infra::log::{EventLog, MemoryLog};
+use infra::writer::{self, Writer};
 use projections::projection::{Happened, Projection};
 use proptest::strategy::{Strategy, ValueTree};
 use sqlx::{AssertSqlSafe, PgPool};
@@ -34,7 +35,8 @@ fn request() -> Request {
 
 fn executors(log: &Arc<dyn EventLog>) -> Executors {
     let settings = Settings { idempotency_keep: Duration::from_secs(60), cached_aggregates_max: 1_000 };
-    Executors::new(log, &Clock::system(), &settings)
+    let writer = Writer::new(log.clone(), writer::Settings::default());
+    Executors::new(&writer, &Clock::system(), &settings)
 }
 
 fn create(sku: &Sku, title: &str, amount: i64) -> product::Command {
@@ -136,8 +138,8 @@ async fn prefix(log: &Arc<dyn EventLog>, length: u64) -> Arc<dyn EventLog> {
     for _ in 0..length {
         let stored = commits.next().await.expect("a commit").expect("readable");
         let expected = ends.get(&stored.commit.stream).copied().unwrap_or(0);
-        let appended = short.append(&stored.commit, expected).await.expect("appended");
-        ends.insert(stored.commit.stream.clone(), appended.sequence);
+        let appended = short.append(&(&stored.commit).into(), expected).await.expect("appended");
+        ends.insert(stored.commit.stream.clone(), appended);
     }
     Arc::new(short)
 }
@@ -198,7 +200,7 @@ async fn an_event_that_is_not_readable_stops_its_readers_and_is_not_skipped() {
     poison.stream = "stock/POISON".parse().expect("a stream");
     poison.version = 1;
     poison.events[0].kind = "stock.teleported".into();
-    log.append(&poison, 0).await.expect("appended");
+    log.append(&(&poison).into(), 0).await.expect("appended");
     let mut worker = start(catalog, &log, &pool);
     let stopped = worker.status.wait_for(|status| status.stopped.is_some()).await.expect("it runs").clone();
     assert_eq!(stopped.position, end);
@@ -227,7 +229,7 @@ async fn text_that_postgres_refuses_does_not_stop_a_projection() {
     let mut hostile = stored.commit.clone();
     hostile.stream = "product/NUL-2".parse().expect("a stream");
     hostile.events = vec![RecordedEvent::encode(&event, hostile.id, 0, hostile.recorded_at)];
-    log.append(&hostile, 0).await.expect("appended");
+    log.append(&(&hostile).into(), 0).await.expect("appended");
     for projection in projections::all() {
         project(&projection, &log, &pool, 2).await;
     }

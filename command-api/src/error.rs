@@ -23,6 +23,10 @@ pub(crate) fn problem<E: Refusal>(error: Error<E>) -> Problem {
             tracing::warn!(reason, "a command could not be carried out");
             Problem::unavailable("log_unavailable", "nothing was recorded; please send the command again", 1)
         }
+        Error::Overloaded(full) => {
+            let detail = format!("{full}; nothing was recorded; please send the command again");
+            Problem::unavailable("overloaded", detail, 1)
+        }
         Error::OutcomeUnknown(reason) => {
             tracing::error!(reason, "the outcome of a command is unknown");
             let detail = "the command may have been recorded; to send it again with its Idempotency-Key is safe, and tells";

@@ -21,6 +21,11 @@ pub trait Aggregate: Clone + Debug + Default + Send + Sync + 'static {
     /// The business refuses the command; giving it again can't help.
     fn decide(&self, command: Self::Command) -> Result<Vec<Self::Event>, Self::Error>;
 
+    /// Whether the command makes the stream that it's given to, so that it needn't be looked for first.
+    fn begins(_command: &Self::Command) -> bool {
+        false
+    }
+
     /// Folds one event that has happened into the state. Never fails: it did happen.
     fn evolve(&mut self, event: &Self::Event);
 }

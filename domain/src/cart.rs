@@ -134,6 +134,10 @@ impl Aggregate for Cart {
         }
     }
 
+    fn begins(command: &Command) -> bool {
+        matches!(command, Command::Create)
+    }
+
     fn evolve(&mut self, event: &Event) {
         match event {
             Event::Created {} => self.created = true,

@@ -154,6 +154,10 @@ impl Aggregate for Order {
         }
     }
 
+    fn begins(command: &Command) -> bool {
+        matches!(command, Command::Place { .. })
+    }
+
     fn evolve(&mut self, event: &Event) {
         match event {
             Event::Placed { .. } => self.status = Some(Status::Pending),

@@ -182,6 +182,10 @@ impl Aggregate for Payment {
         })
     }
 
+    fn begins(command: &Command) -> bool {
+        matches!(command, Command::Authorize { .. })
+    }
+
     fn evolve(&mut self, event: &Event) {
         match event {
             Event::AuthorizationRequested { amount, payment } => {

@@ -3,6 +3,11 @@
 //! A command has an id, and the log remembers it: before anything is decided or appended again
 //! (a retry by the client, a conflict, an outcome that got lost), the stream is searched for the
 //! command's own commit. If it is there, the command was done before, and its outcome stands.
+//!
+//! Commands to one aggregate don't wait for each other's fsync: each is decided on the state that the
+//! ones before it lead to, and their commits go to the writer one after the other. Nothing is said
+//! before it is true: an answer that rests on what is still on its way waits until that has arrived,
+//! and when it doesn't arrive, all that rests on it is decided again.
 
 mod entry;
 
@@ -18,18 +23,20 @@ use domain::product::Product;
 use domain::stock::Stock;
 use domain::{Aggregate, CommandId, Commit, RecordedEvent, StreamId};
 use moka::future::Cache;
-use tokio::sync::Mutex;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::clock::Clock;
-use crate::log::{AppendError, EventLog, ReadError, Stored};
-use entry::Entry;
+use crate::log::{AppendError, EventLog, Message, ReadError, Stored};
+use crate::writer::{self, After, Writer};
+use entry::{Confirmed, Entry, Folded, Memory, Outcome};
 
-/// Times that a command is decided again because another process was faster.
-const ATTEMPTS_MAX: u32 = 20;
+/// For how long a command is decided again because another process was faster.
+const CONTENTION_LIMIT: Duration = Duration::from_secs(10);
 
-/// For how long a command's outcome may stay unknown before the caller is told so.
-const UNKNOWN_LIMIT: Duration = Duration::from_secs(10);
+/// Longest pause before that.
+const PAUSE_MS_MAX: u64 = 250;
 
 /// Where commits go and what is remembered of them.
 #[derive(Debug, Clone)]
@@ -43,9 +50,10 @@ pub struct Settings {
 /// Executes the commands of one kind of aggregate.
 pub struct Executor<A: Aggregate> {
     log: Arc<dyn EventLog>,
+    writer: Writer,
     clock: Clock,
     settings: Settings,
-    entries: Cache<StreamId, Arc<Mutex<Entry<A>>>>,
+    entries: Cache<StreamId, Arc<Entry<A>>>,
 }
 
 /// The executors of all the shop's aggregates. One set serves all roles of a process, so that
@@ -59,13 +67,14 @@ pub struct Executors {
 }
 
 impl Executors {
-    pub fn new(log: &Arc<dyn EventLog>, clock: &Clock, settings: &Settings) -> Self {
+    #[must_use]
+    pub fn new(writer: &Writer, clock: &Clock, settings: &Settings) -> Self {
         Self {
-            products: Executor::new(log.clone(), clock.clone(), settings.clone()),
-            stock: Executor::new(log.clone(), clock.clone(), settings.clone()),
-            carts: Executor::new(log.clone(), clock.clone(), settings.clone()),
-            orders: Executor::new(log.clone(), clock.clone(), settings.clone()),
-            payments: Executor::new(log.clone(), clock.clone(), settings.clone()),
+            products: Executor::new(writer.clone(), clock.clone(), settings.clone()),
+            stock: Executor::new(writer.clone(), clock.clone(), settings.clone()),
+            carts: Executor::new(writer.clone(), clock.clone(), settings.clone()),
+            orders: Executor::new(writer.clone(), clock.clone(), settings.clone()),
+            payments: Executor::new(writer.clone(), clock.clone(), settings.clone()),
         }
     }
 }
@@ -123,6 +132,9 @@ pub enum Error<E: std::error::Error + 'static> {
     /// Nothing was recorded; giving the command again may help.
     #[error("{0}")]
     Unavailable(String),
+    /// Nothing was recorded, because more is asked for than the log can take.
+    #[error(transparent)]
+    Overloaded(#[from] writer::Full),
     /// It may have been recorded; giving the command again, with its id, tells.
     #[error("the command's outcome is unknown: {0}")]
     OutcomeUnknown(String),
@@ -134,11 +146,33 @@ impl<E: std::error::Error> From<ReadError> for Error<E> {
     }
 }
 
+/// What a command has come to.
+enum Step<A: Aggregate> {
+    /// Its commit is at this position.
+    DoneBefore(u64),
+    /// Its commit is on its way already, given by somebody else.
+    OnItsWay(u64),
+    /// Its commit was given to the writer.
+    Given(oneshot::Receiver<Outcome<A::Event>>),
+    /// There is nothing to record.
+    Answer(Answer<A::Error>),
+}
+
+/// An answer without events.
+struct Answer<E: std::error::Error + 'static> {
+    /// Refused, or all is as asked already.
+    refused: Option<Error<E>>,
+    /// Number of the last commit on its way that it rests on.
+    rests_on: Option<u64>,
+    /// Rollbacks until then.
+    rollbacks: u64,
+}
+
 impl<A: Aggregate> Executor<A> {
     #[must_use]
-    pub fn new(log: Arc<dyn EventLog>, clock: Clock, settings: Settings) -> Self {
+    pub fn new(writer: Writer, clock: Clock, settings: Settings) -> Self {
         let entries = Cache::new(settings.cached_aggregates_max);
-        Self { log, clock, settings, entries }
+        Self { log: writer.log().clone(), writer, clock, settings, entries }
     }
 
     /// The aggregate as it is now: what another process appended is seen too.
@@ -148,9 +182,10 @@ impl<A: Aggregate> Executor<A> {
     pub async fn load(&self, id: impl std::fmt::Display) -> Result<Loaded<A>, ReadError> {
         let stream = StreamId::of::<A>(id);
         let entry = self.entry(&stream).await;
-        let mut entry = entry.lock().await;
-        self.refresh(&stream, &mut entry).await?;
-        Ok(Loaded { state: entry.state.clone(), version: entry.version, sequence: entry.sequence })
+        self.refresh(&stream, &entry).await?;
+        let memory = entry.memory();
+        let Folded { state, version, sequence, .. } = &memory.confirmed;
+        Ok(Loaded { state: state.clone(), version: *version, sequence: *sequence })
     }
 
     /// The stream's version as it is now, 0 if it has no events.
@@ -160,9 +195,8 @@ impl<A: Aggregate> Executor<A> {
     pub async fn version(&self, id: impl std::fmt::Display) -> Result<u64, ReadError> {
         let stream = StreamId::of::<A>(id);
         let entry = self.entry(&stream).await;
-        let mut entry = entry.lock().await;
-        self.refresh(&stream, &mut entry).await?;
-        Ok(entry.version)
+        self.refresh(&stream, &entry).await?;
+        Ok(entry.memory().confirmed.version)
     }
 
     /// Decides the command and appends its outcome, once, however often it is given.
@@ -177,124 +211,162 @@ impl<A: Aggregate> Executor<A> {
     ) -> Result<Executed<A>, Error<A::Error>> {
         let stream = StreamId::of::<A>(id);
         let entry = self.entry(&stream).await;
-        // Commands to one aggregate queue up here; another process is caught by the expectation.
-        let mut entry = entry.lock().await;
-        if entry.sequence == 0 {
-            self.refresh(&stream, &mut entry).await?;
-        }
-        let mut unknown_since = None;
-        for attempt in 0..ATTEMPTS_MAX {
-            if let Some(done) = self.done_before(&entry, request).await? {
-                return Ok(done);
-            }
-            let events = match self.decide(&stream, &mut entry, request, &command).await? {
-                Decided::Events(events) => events,
-                Decided::Nothing => return Ok(nothing(&entry)),
-                Decided::Outdated => continue,
-            };
-            let commit = self.commit(&stream, &entry, request, &events);
-            match self.log.append(&commit, entry.sequence).await {
-                Ok(appended) => {
-                    entry.record(&commit, appended, &events);
-                    let (sequence, version) = (entry.sequence, entry.version);
-                    return Ok(Executed { events, sequence, version, repeated: false });
+        let began = Instant::now();
+        let mut conflicts = 0;
+        loop {
+            self.make_current(&stream, &entry, &command).await?;
+            let step = self.step(&stream, &entry, request, &command)?;
+            match step {
+                Step::DoneBefore(position) => return self.done_before(position, request).await,
+                Step::OnItsWay(number) => entry.ended(number).await,
+                Step::Answer(answer) => {
+                    if let Some(answer) = self.stands(&stream, &entry, answer).await? {
+                        return answer;
+                    }
                 }
-                Err(AppendError::NotAppended(error)) => return Err(Error::Unavailable(error.to_string())),
-                Err(AppendError::Conflict) => {}
-                Err(AppendError::Unknown(error)) => {
-                    tracing::warn!(%stream, %error, "the outcome of an append is unknown, reading back");
-                    unknown_since.get_or_insert_with(tokio::time::Instant::now);
-                }
+                Step::Given(outcome) => match outcome.await.unwrap_or(Err(writer::Error::RolledBack)) {
+                    Ok(Confirmed { events, sequence, version }) => {
+                        return Ok(Executed { events, sequence, version, repeated: false });
+                    }
+                    Err(writer::Error::RolledBack) => {}
+                    Err(writer::Error::Append(AppendError::Conflict)) => conflicts += 1,
+                    Err(writer::Error::Append(AppendError::NotAppended(reason))) => {
+                        return Err(Error::Unavailable(reason.to_string()));
+                    }
+                    Err(writer::Error::Append(AppendError::Unknown(reason))) => {
+                        return Err(Error::OutcomeUnknown(reason.to_string()));
+                    }
+                },
             }
-            self.read_back(&stream, &mut entry, unknown_since, attempt).await?;
-        }
-        match unknown_since {
-            Some(_) => Err(Error::OutcomeUnknown("the log did not answer in time".to_owned())),
-            None => Err(Error::Unavailable(format!("{stream} is being written to by others"))),
+            if began.elapsed() > CONTENTION_LIMIT {
+                return Err(Error::Unavailable(format!("{stream} is being written to by others")));
+            }
+            pause(conflicts, request.command_id).await;
         }
     }
 
-    async fn entry(&self, stream: &StreamId) -> Arc<Mutex<Entry<A>>> {
+    async fn entry(&self, stream: &StreamId) -> Arc<Entry<A>> {
         self.entries.get_with_by_ref(stream, async { Arc::default() }).await
     }
 
+    /// Loads the aggregate if it was not yet, or if something is known to be missing.
+    async fn make_current(
+        &self,
+        stream: &StreamId,
+        entry: &Entry<A>,
+        command: &A::Command,
+    ) -> Result<(), ReadError> {
+        let is_current = |memory: &Memory<A>| {
+            // What begins a stream is sent without a look: the expectation tells if there is one.
+            memory.current || (memory.rollbacks == 0 && A::begins(command))
+        };
+        if is_current(&entry.memory()) {
+            return Ok(());
+        }
+        let _loading = entry.loading.lock().await;
+        if is_current(&entry.memory()) {
+            return Ok(());
+        }
+        self.refresh(stream, entry).await.map(drop)
+    }
+
     /// Folds in what was appended since; true if there was anything.
-    async fn refresh(&self, stream: &StreamId, entry: &mut Entry<A>) -> Result<bool, ReadError> {
-        let news = self.log.load(stream, entry.sequence).await?;
-        news.iter().try_for_each(|stored| entry.fold(stored))?;
-        entry.forget_before(self.clock.now() - self.settings.idempotency_keep);
+    async fn refresh(&self, stream: &StreamId, entry: &Entry<A>) -> Result<bool, ReadError> {
+        let known = entry.memory().confirmed.sequence;
+        let news = self.log.load(stream, known).await?;
+        let mut memory = entry.memory();
+        news.iter().try_for_each(|stored| memory.read(stored))?;
+        memory.forget_before(self.clock.now() - self.settings.idempotency_keep);
+        memory.current = true;
         Ok(!news.is_empty())
     }
 
-    /// After a conflict or a lost answer: what does the log say?
-    async fn read_back(
+    /// Decides the command on the latest state, and gives its commit to the writer.
+    fn step(
         &self,
         stream: &StreamId,
-        entry: &mut Entry<A>,
-        unknown_since: Option<tokio::time::Instant>,
-        attempt: u32,
-    ) -> Result<(), Error<A::Error>> {
-        // Jitter from the id, so that processes in contention don't meet again and again.
-        let jitter = u64::from(Uuid::now_v7().as_bytes()[15]) % 8;
-        loop {
-            let wait_ms = (1 << attempt.min(7)) + jitter;
-            match (self.refresh(stream, entry).await, unknown_since) {
-                (Ok(true), _) => return Ok(()),
-                (Ok(false), _) => {
-                    tokio::time::sleep(Duration::from_millis(wait_ms)).await;
-                    return Ok(());
-                }
-                (Err(error), None) => return Err(error.into()),
-                (Err(error), Some(since)) if since.elapsed() > UNKNOWN_LIMIT => {
-                    return Err(Error::OutcomeUnknown(error.to_string()));
-                }
-                (Err(_), Some(_)) => tokio::time::sleep(Duration::from_millis(100)).await,
-            }
-        }
-    }
-
-    async fn done_before(
-        &self,
-        entry: &Entry<A>,
-        request: &Request,
-    ) -> Result<Option<Executed<A>>, Error<A::Error>> {
-        let Some(done) = entry.done(request.command_id) else { return Ok(None) };
-        if done.request != request.hash {
-            return Err(Error::OtherRequest);
-        }
-        let stored = self.log.read(done.sequence).await?;
-        let stored = stored.ok_or_else(|| Error::Unavailable("the log is behind".to_owned()))?;
-        let events = decode::<A>(&stored)?;
-        let (sequence, version) = (stored.sequence, stored.commit.version_after());
-        Ok(Some(Executed { events, sequence, version, repeated: true }))
-    }
-
-    /// Decides on the cached state; what that refuses or finds done is decided again on the
-    /// log's own, because another process may have changed it.
-    async fn decide(
-        &self,
-        stream: &StreamId,
-        entry: &mut Entry<A>,
+        entry: &Arc<Entry<A>>,
         request: &Request,
         command: &A::Command,
-    ) -> Result<Decided<A>, Error<A::Error>> {
-        let stale = request.expected_version.filter(|expected| *expected != entry.version);
-        let outcome = match stale {
-            Some(expected) => Err(Error::Stale { expected, actual: entry.version }),
-            None => entry.state.decide(command.clone()).map_err(Error::Refused),
-        };
-        match outcome {
-            Ok(events) if !events.is_empty() => Ok(Decided::Events(events)),
-            outcome => {
-                if self.refresh(stream, entry).await? {
-                    return Ok(Decided::Outdated);
-                }
-                outcome.map(|_| Decided::Nothing)
-            }
+    ) -> Result<Step<A>, Error<A::Error>> {
+        let mut memory = entry.memory();
+        if let Some(position) = memory.done_before(request.command_id) {
+            return Ok(Step::DoneBefore(position));
         }
+        if let Some(number) = memory.number_on_its_way(request.command_id) {
+            return Ok(Step::OnItsWay(number));
+        }
+        let (rests_on, rollbacks) = (memory.last_on_its_way(), memory.rollbacks);
+        let latest = memory.latest();
+        let stale = request.expected_version.filter(|expected| *expected != latest.version);
+        let decided = match stale {
+            Some(expected) => Err(Error::Stale { expected, actual: latest.version }),
+            None => latest.state.decide(command.clone()).map_err(Error::Refused),
+        };
+        let events = match decided {
+            Ok(events) if !events.is_empty() => events,
+            answer => return Ok(Step::Answer(Answer { refused: answer.err(), rests_on, rollbacks })),
+        };
+        let commit = self.commit(stream, latest, request, &events);
+        let message = Message::from(&commit);
+        let after = match (rests_on, latest.hash) {
+            (Some(_), Some(hash)) => After::Commit(hash),
+            _ => After::Position(latest.sequence),
+        };
+        let (hash, number, told) = (message.hash, memory.next_number(), entry.clone());
+        let done = Box::new(move |outcome| told.settle(number, outcome));
+        self.writer.append(message, after, done)?;
+        Ok(Step::Given(memory.give(&commit, hash, events)))
     }
 
-    fn commit(&self, stream: &StreamId, entry: &Entry<A>, request: &Request, events: &[A::Event]) -> Commit {
+    /// The answer, once what it rests on has arrived; none if that did not arrive, or if another
+    /// process has changed the aggregate, so that the command has to be decided again.
+    async fn stands(
+        &self,
+        stream: &StreamId,
+        entry: &Entry<A>,
+        Answer { refused, rests_on, rollbacks }: Answer<A::Error>,
+    ) -> Result<Option<Result<Executed<A>, Error<A::Error>>>, ReadError> {
+        match rests_on {
+            Some(number) => {
+                entry.ended(number).await;
+                if entry.memory().rollbacks != rollbacks {
+                    return Ok(None);
+                }
+            }
+            None => {
+                if self.refresh(stream, entry).await? {
+                    return Ok(None);
+                }
+            }
+        }
+        Ok(Some(match refused {
+            Some(error) => Err(error),
+            None => {
+                let Folded { sequence, version, .. } = entry.memory().confirmed;
+                Ok(Executed { events: Vec::new(), sequence, version, repeated: false })
+            }
+        }))
+    }
+
+    async fn done_before(&self, position: u64, request: &Request) -> Result<Executed<A>, Error<A::Error>> {
+        let stored = self.log.read(position).await?;
+        let stored = stored.ok_or_else(|| Error::Unavailable("the log is behind".to_owned()))?;
+        if stored.commit.request != request.hash {
+            return Err(Error::OtherRequest);
+        }
+        let events = decode::<A>(&stored)?;
+        let (sequence, version) = (stored.sequence, stored.commit.version_after());
+        Ok(Executed { events, sequence, version, repeated: true })
+    }
+
+    fn commit(
+        &self,
+        stream: &StreamId,
+        latest: &Folded<A>,
+        request: &Request,
+        events: &[A::Event],
+    ) -> Commit {
         let now: DateTime<Utc> = self.clock.now();
         let id = request.command_id;
         let encode = |(index, event)| RecordedEvent::encode(event, id, index, now);
@@ -303,8 +375,8 @@ impl<A: Aggregate> Executor<A> {
             id,
             request: request.hash,
             stream: stream.clone(),
-            version: entry.version + 1,
-            previous: entry.hash,
+            version: latest.version + 1,
+            previous: latest.hash,
             recorded_at: now,
             actor: request.actor.clone(),
             correlation: request.correlation,
@@ -315,14 +387,13 @@ impl<A: Aggregate> Executor<A> {
     }
 }
 
-enum Decided<A: Aggregate> {
-    Events(Vec<A::Event>),
-    Nothing,
-    Outdated,
-}
-
-fn nothing<A: Aggregate>(entry: &Entry<A>) -> Executed<A> {
-    Executed { events: Vec::new(), sequence: entry.sequence, version: entry.version, repeated: false }
+/// Jitter from the command's id, so that processes in contention don't meet again and again; longer
+/// with every conflict.
+async fn pause(conflicts: u32, CommandId(id): CommandId) {
+    let Some(before) = conflicts.checked_sub(1) else { return };
+    let most_ms = (2_u64 << before.min(10)).min(PAUSE_MS_MAX);
+    let random = id.as_u64_pair().1.rotate_right(7 * before % 64);
+    tokio::time::sleep(Duration::from_millis(random % most_ms)).await;
 }
 
 fn decode<A: Aggregate>(stored: &Stored) -> Result<Vec<A::Event>, ReadError> {

@@ -10,3 +10,4 @@ pub mod log;
 pub mod nats;
 pub mod payment;
 pub mod timers;
+pub mod writer;

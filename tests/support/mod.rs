@@ -1,7 +1,9 @@
 //! What all tests need: servers, shops, and the certainty that they end with the tests.
 
+pub mod faulty_log;
 pub mod servers;
 pub mod shop;
+pub mod stock;
 mod warden;
 
 use std::path::PathBuf;

@@ -1,74 +1,265 @@
-//! One aggregate in memory: its folded state, and the commands that led to it.
+//! One aggregate in memory: what the log has of it, and what is on its way there.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, Utc};
 use domain::commit::Hash;
 use domain::{Aggregate, CommandId, Commit};
+use tokio::sync::{Notify, oneshot};
 
 use super::decode;
-use crate::log::{Appended, ReadError, Stored};
+use crate::log::{ReadError, Stored};
+use crate::writer;
+
+/// What became of a commit that was given to the writer.
+pub(super) type Outcome<E> = Result<Confirmed<E>, writer::Error>;
+
+/// An aggregate that all commands of this process share.
+#[derive(Debug)]
+pub(super) struct Entry<A: Aggregate> {
+    memory: Mutex<Memory<A>>,
+    /// Something that was on its way has come to its end.
+    settled: Notify,
+    /// Held by whoever loads it, so that the others wait instead of loading it, too.
+    pub loading: tokio::sync::Mutex<()>,
+}
 
 #[derive(Debug)]
-pub(super) struct Entry<A> {
+pub(super) struct Memory<A: Aggregate> {
+    /// As the log has it.
+    pub confirmed: Folded<A>,
+    /// Whether it was loaded, and nothing is known to be missing.
+    pub current: bool,
+    /// With all that is on its way, if that was needed.
+    ahead: Option<Folded<A>>,
+    on_its_way: VecDeque<Pending<A::Event>>,
+    /// Number of the last commit that was given to the writer, and of the last one that has its outcome.
+    given: u64,
+    ended: u64,
+    /// How often what was on its way did not arrive.
+    pub rollbacks: u64,
+    done: DoneBefore,
+}
+
+/// A state, and where its stream is.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Folded<A> {
     pub state: A,
     /// Number of events folded in.
     pub version: u64,
-    /// Position of the last commit folded in, 0 before the first.
-    pub sequence: u64,
-    /// Hash of that commit.
+    /// Hash of the last commit folded in.
     pub hash: Option<Hash>,
-    done: HashMap<CommandId, Done>,
-    done_in_order: VecDeque<(DateTime<Utc>, CommandId)>,
-}
-
-/// A command that has its commit.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Done {
+    /// Position of that commit, 0 before the first; for what is on its way, that of the last confirmed.
     pub sequence: u64,
-    pub request: Hash,
 }
 
-impl<A: Default> Default for Entry<A> {
+/// A commit that has its place in the log.
+#[derive(Debug)]
+pub(super) struct Confirmed<E> {
+    pub events: Vec<E>,
+    pub sequence: u64,
+    pub version: u64,
+}
+
+/// A commit on its way.
+#[derive(Debug)]
+struct Pending<E> {
+    number: u64,
+    id: CommandId,
+    hash: Hash,
+    version: u64,
+    recorded_at: DateTime<Utc>,
+    events: Vec<E>,
+    answer: oneshot::Sender<Outcome<E>>,
+}
+
+/// The commands that led to this aggregate, and where their commits are.
+#[derive(Debug, Default)]
+struct DoneBefore {
+    positions: HashMap<CommandId, u64>,
+    in_order: VecDeque<(DateTime<Utc>, CommandId)>,
+}
+
+impl<A: Aggregate> Default for Entry<A> {
     fn default() -> Self {
-        Self {
-            state: A::default(),
-            version: 0,
-            sequence: 0,
-            hash: None,
-            done: HashMap::new(),
-            done_in_order: VecDeque::new(),
-        }
+        let memory = Memory {
+            confirmed: Folded::default(),
+            current: false,
+            ahead: None,
+            on_its_way: VecDeque::new(),
+            given: 0,
+            ended: 0,
+            rollbacks: 0,
+            done: DoneBefore::default(),
+        };
+        Self { memory: Mutex::new(memory), settled: Notify::new(), loading: tokio::sync::Mutex::default() }
     }
 }
 
 impl<A: Aggregate> Entry<A> {
-    pub fn done(&self, command: CommandId) -> Option<Done> {
-        self.done.get(&command).copied()
+    pub fn memory(&self) -> MutexGuard<'_, Memory<A>> {
+        // A rule that panics while it decides or folds has changed at most a state that is thrown
+        // away with the process; its task's caller is told.
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Folds in a commit as the log has it.
-    pub fn fold(&mut self, stored: &Stored) -> Result<(), ReadError> {
-        let events = decode::<A>(stored)?;
-        self.record(&stored.commit, Appended { sequence: stored.sequence, hash: stored.hash }, &events);
+    /// Waits until the commit with that number has its outcome.
+    pub async fn ended(&self, number: u64) {
+        loop {
+            let settled = self.settled.notified();
+            if self.memory().ended >= number {
+                return;
+            }
+            settled.await;
+        }
+    }
+
+    /// The writer's word on a commit.
+    pub fn settle(&self, number: u64, outcome: Result<u64, writer::Error>) {
+        self.memory().settle(number, outcome);
+        self.settled.notify_waiters();
+    }
+}
+
+impl<A: Aggregate> Memory<A> {
+    /// The state to decide on: all that is on its way is taken as done.
+    pub fn latest(&mut self) -> &Folded<A> {
+        if self.on_its_way.is_empty() {
+            return &self.confirmed;
+        }
+        let Self { confirmed, ahead, on_its_way, .. } = self;
+        ahead.get_or_insert_with(|| {
+            let mut ahead = confirmed.clone();
+            // One may have been read from the log before the writer could say that it's there.
+            for pending in on_its_way.iter().filter(|pending| pending.version > confirmed.version) {
+                ahead.fold(&pending.events, pending.version, pending.hash);
+            }
+            ahead
+        })
+    }
+
+    /// Number of the last commit that is on its way.
+    pub fn last_on_its_way(&self) -> Option<u64> {
+        self.on_its_way.back().map(|pending| pending.number)
+    }
+
+    /// Number of the command's commit that is on its way.
+    pub fn number_on_its_way(&self, command: CommandId) -> Option<u64> {
+        self.on_its_way.iter().find(|pending| pending.id == command).map(|pending| pending.number)
+    }
+
+    /// Position of the command's commit.
+    pub fn done_before(&self, command: CommandId) -> Option<u64> {
+        self.done.positions.get(&command).copied()
+    }
+
+    /// Number that the next commit will have.
+    pub fn next_number(&self) -> u64 {
+        self.given + 1
+    }
+
+    /// Notes that the commit is on its way, as the next number.
+    pub fn give(
+        &mut self,
+        commit: &Commit,
+        hash: Hash,
+        events: Vec<A::Event>,
+    ) -> oneshot::Receiver<Outcome<A::Event>> {
+        let (answer, outcome) = oneshot::channel();
+        let version = commit.version_after();
+        if let Some(ahead) = &mut self.ahead {
+            ahead.fold(&events, version, hash);
+        }
+        self.given += 1;
+        let (number, id, recorded_at) = (self.given, commit.id, commit.recorded_at);
+        self.on_its_way.push_back(Pending { number, id, hash, version, recorded_at, events, answer });
+        outcome
+    }
+
+    fn settle(&mut self, number: u64, outcome: Result<u64, writer::Error>) {
+        // What was rolled back with one before it was told so already.
+        if self.on_its_way.front().is_none_or(|first| first.number != number) {
+            return;
+        }
+        match outcome {
+            Ok(sequence) => {
+                let Some(pending) = self.on_its_way.pop_front() else { return };
+                self.confirm(&pending, sequence);
+                self.ended = number;
+                // It came right after what is known, so nothing is missing.
+                self.current = true;
+                let Pending { events, version, answer, .. } = pending;
+                // Who asked may have gone; the commit stands.
+                let _ = answer.send(Ok(Confirmed { events, sequence, version }));
+            }
+            Err(error) => {
+                let mut error = Some(error);
+                for Pending { answer, .. } in std::mem::take(&mut self.on_its_way) {
+                    let _ = answer.send(Err(error.take().unwrap_or(writer::Error::RolledBack)));
+                }
+                self.ended = self.given;
+                self.rollbacks += 1;
+                self.current = false;
+            }
+        }
+        if self.on_its_way.is_empty() {
+            self.ahead = None;
+        }
+    }
+
+    fn confirm(&mut self, pending: &Pending<A::Event>, sequence: u64) {
+        // It may have been read from the log before the writer could say so.
+        if sequence <= self.confirmed.sequence {
+            return;
+        }
+        self.done.note(pending.id, sequence, pending.recorded_at);
+        if self.on_its_way.is_empty()
+            && let Some(ahead) = self.ahead.take()
+        {
+            self.confirmed = Folded { sequence, ..ahead };
+        } else {
+            self.confirmed.fold(&pending.events, pending.version, pending.hash);
+            self.confirmed.sequence = sequence;
+        }
+    }
+
+    /// Folds in a commit as the log has it, unless that was done before.
+    pub fn read(&mut self, stored: &Stored) -> Result<(), ReadError> {
+        if stored.sequence <= self.confirmed.sequence {
+            return Ok(());
+        }
+        let (commit, events) = (&stored.commit, decode::<A>(stored)?);
+        self.confirmed.fold(&events, commit.version_after(), stored.hash);
+        self.confirmed.sequence = stored.sequence;
+        self.done.note(commit.id, stored.sequence, commit.recorded_at);
         Ok(())
-    }
-
-    /// Folds in a commit whose events are known already.
-    pub fn record(&mut self, commit: &Commit, at: Appended, events: &[A::Event]) {
-        events.iter().for_each(|event| self.state.evolve(event));
-        self.version = commit.version_after();
-        self.sequence = at.sequence;
-        self.hash = Some(at.hash);
-        self.done.insert(commit.id, Done { sequence: at.sequence, request: commit.request });
-        self.done_in_order.push_back((commit.recorded_at, commit.id));
     }
 
     /// Drops the ids of commands recorded before that time.
     pub fn forget_before(&mut self, time: DateTime<Utc>) {
-        while let Some((_, id)) = self.done_in_order.front().filter(|(recorded_at, _)| *recorded_at < time) {
-            self.done.remove(id);
-            self.done_in_order.pop_front();
+        self.done.forget_before(time);
+    }
+}
+
+impl<A: Aggregate> Folded<A> {
+    fn fold(&mut self, events: &[A::Event], version: u64, hash: Hash) {
+        events.iter().for_each(|event| self.state.evolve(event));
+        self.version = version;
+        self.hash = Some(hash);
+    }
+}
+
+impl DoneBefore {
+    fn note(&mut self, id: CommandId, sequence: u64, recorded_at: DateTime<Utc>) {
+        self.positions.insert(id, sequence);
+        self.in_order.push_back((recorded_at, id));
+    }
+
+    fn forget_before(&mut self, time: DateTime<Utc>) {
+        while let Some((_, id)) = self.in_order.front().filter(|(recorded_at, _)| *recorded_at < time) {
+            self.positions.remove(id);
+            self.in_order.pop_front();
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The log in a NATS JetStream stream.
 
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_nats::header::{NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_EXPECTED_STREAM, NATS_MESSAGE_ID};
@@ -11,18 +12,17 @@ use async_nats::jetstream::stream::{
 };
 use async_nats::jetstream::{self, ErrorCode};
 use async_nats::{Client, HeaderMap};
-use domain::commit::Hash;
-use domain::{Commit, StreamId};
+use domain::StreamId;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};
 use futures_util::{FutureExt, StreamExt};
 
 use super::memory::stored;
 use super::subjects::{ALL, STREAM, subject};
-use super::{AppendError, Appended, EventLog, ReadError, Stored, Unavailable, direct_get};
+use super::{Append, AppendError, EventLog, Message, ReadError, Stored, Unavailable, batch, direct_get};
 
 /// How long an append waits for its acknowledgement before its outcome counts as unknown.
-const ACK_LIMIT: Duration = Duration::from_secs(5);
+pub(crate) const ACK_LIMIT: Duration = Duration::from_secs(5);
 
 /// How often a reader that waits looks whether its connection is still the same.
 const CONNECTION_CHECK: Duration = Duration::from_millis(500);
@@ -44,6 +44,7 @@ pub struct LogSettings {
 pub struct JetStreamLog {
     client: Client,
     context: jetstream::Context,
+    allows_batches: Arc<AtomicBool>,
 }
 
 impl JetStreamLog {
@@ -53,8 +54,9 @@ impl JetStreamLog {
     /// JetStream does not answer, or does not accept the stream.
     pub async fn open(client: Client, settings: &LogSettings) -> Result<Self, Unavailable> {
         let context = jetstream::ContextBuilder::new().ack_timeout(ACK_LIMIT).build(client.clone());
-        context.get_or_create_stream(config(settings)).await.map_err(Unavailable::because)?;
-        Ok(Self { client, context })
+        let stream = context.get_or_create_stream(config(settings)).await.map_err(Unavailable::because)?;
+        let allows_batches = stream.cached_info().config.allow_atomic_publish;
+        Ok(Self { client, context, allows_batches: Arc::new(allows_batches.into()) })
     }
 
     /// Opens a log that is there already, to read it.
@@ -63,8 +65,9 @@ impl JetStreamLog {
     /// JetStream does not answer, or has no such stream.
     pub async fn existing(client: Client) -> Result<Self, Unavailable> {
         let context = jetstream::ContextBuilder::new().ack_timeout(ACK_LIMIT).build(client.clone());
-        context.get_stream(STREAM).await.map_err(Unavailable::because)?;
-        Ok(Self { client, context })
+        let stream = context.get_stream(STREAM).await.map_err(Unavailable::because)?;
+        let allows_batches = stream.cached_info().config.allow_atomic_publish;
+        Ok(Self { client, context, allows_batches: Arc::new(allows_batches.into()) })
     }
 
     /// The log's JetStream, for streams beside it.
@@ -73,17 +76,13 @@ impl JetStreamLog {
         &self.context
     }
 
-    async fn publish(&self, commit: &Commit, expected: u64) -> Result<Appended, AppendError> {
-        let body = commit.to_bytes();
-        let hash = Hash::of(&body);
-        let mut headers = HeaderMap::new();
-        headers.insert(NATS_EXPECTED_STREAM, STREAM);
+    async fn publish(&self, message: &Message, expected: u64) -> Result<u64, AppendError> {
+        let mut headers = headers(message);
         headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, expected.to_string());
-        // The id is that of the content: the server ignores a repeated id whatever comes with it.
-        headers.insert(NATS_MESSAGE_ID, hash.to_string());
-        let sent = self.context.publish_with_headers(subject(&commit.stream), headers, body.into()).await;
+        let subject = subject(&message.stream);
+        let sent = self.context.publish_with_headers(subject, headers, message.body.clone()).await;
         let acknowledged = sent.map_err(append_error)?.await.map_err(append_error)?;
-        Ok(Appended { sequence: acknowledged.sequence, hash })
+        Ok(acknowledged.sequence)
     }
 
     async fn stream(&self) -> Result<Stream, Unavailable> {
@@ -165,6 +164,15 @@ fn config(settings: &LogSettings) -> Config {
     }
 }
 
+/// What every message carries, but for what it expects.
+pub(super) fn headers(message: &Message) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(NATS_EXPECTED_STREAM, STREAM);
+    // The id is that of the content: the server ignores a repeated id whatever comes with it.
+    headers.insert(NATS_MESSAGE_ID, message.hash.to_string());
+    headers
+}
+
 /// Tells what certainly was not appended from what may have been.
 fn append_error(error: PublishError) -> AppendError {
     let code = std::error::Error::source(&error)
@@ -184,12 +192,26 @@ fn append_error(error: PublishError) -> AppendError {
 }
 
 impl EventLog for JetStreamLog {
-    fn append<'a>(
-        &'a self,
-        commit: &'a Commit,
-        expected: u64,
-    ) -> BoxFuture<'a, Result<Appended, AppendError>> {
-        self.publish(commit, expected).boxed()
+    fn append<'a>(&'a self, message: &'a Message, expected: u64) -> BoxFuture<'a, Result<u64, AppendError>> {
+        self.publish(message, expected).boxed()
+    }
+
+    fn append_batch<'a>(&'a self, batch: &'a [Append]) -> BoxFuture<'a, Result<u64, AppendError>> {
+        async move {
+            match batch::publish(&self.client, batch).await {
+                Err(batch::Error::NotAllowed) => {
+                    self.allows_batches.store(false, Ordering::Relaxed);
+                    Err(AppendError::Conflict)
+                }
+                Err(batch::Error::Append(error)) => Err(error),
+                Ok(first) => Ok(first),
+            }
+        }
+        .boxed()
+    }
+
+    fn batch_max(&self) -> usize {
+        if self.allows_batches.load(Ordering::Relaxed) { batch::MESSAGES_MAX } else { 0 }
     }
 
     fn load<'a>(&'a self, stream: &'a StreamId, after: u64) -> BoxFuture<'a, Result<Vec<Stored>, ReadError>> {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use domain::commit::Hash;
 use domain::{Commit, StreamId};
 use futures_util::FutureExt;
@@ -10,7 +11,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{BoxStream, StreamExt, unfold};
 use tokio::sync::watch;
 
-use super::{AppendError, Appended, EventLog, ReadError, Stored, Unavailable};
+use super::{Append, AppendError, EventLog, Expected, Message, ReadError, Stored, Unavailable};
 
 /// A log that lives as long as its last clone.
 #[derive(Debug, Clone)]
@@ -21,9 +22,23 @@ pub struct MemoryLog {
 
 #[derive(Debug, Default)]
 struct Commits {
-    bodies: Vec<Vec<u8>>,
+    bodies: Vec<Bytes>,
     /// Positions of each stream's commits.
     streams: HashMap<StreamId, Vec<u64>>,
+}
+
+impl Commits {
+    /// Position of the stream's last commit, 0 if it has none.
+    fn last(&self, stream: &StreamId) -> u64 {
+        self.streams.get(stream).and_then(|positions| positions.last()).copied().unwrap_or(0)
+    }
+
+    fn push(&mut self, message: &Message) -> u64 {
+        self.bodies.push(message.body.clone());
+        let sequence = self.bodies.len() as u64;
+        self.streams.entry(message.stream.clone()).or_default().push(sequence);
+        sequence
+    }
 }
 
 impl Default for MemoryLog {
@@ -38,19 +53,29 @@ impl MemoryLog {
         self.commits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn append_now(&self, commit: &Commit, expected: u64) -> Result<Appended, AppendError> {
+    fn append_now(&self, message: &Message, expected: u64) -> Result<u64, AppendError> {
         let mut commits = self.commits();
-        let last = commits.streams.get(&commit.stream).and_then(|positions| positions.last());
-        if last.copied().unwrap_or(0) != expected {
+        if commits.last(&message.stream) != expected {
             return Err(AppendError::Conflict);
         }
-        let body = commit.to_bytes();
-        let hash = Hash::of(&body);
-        commits.bodies.push(body);
-        let sequence = commits.bodies.len() as u64;
-        commits.streams.entry(commit.stream.clone()).or_default().push(sequence);
+        let sequence = commits.push(message);
         self.end.send_replace(sequence);
-        Ok(Appended { sequence, hash })
+        Ok(sequence)
+    }
+
+    fn append_batch_now(&self, batch: &[Append]) -> Result<u64, AppendError> {
+        let mut commits = self.commits();
+        let expected = |append: &Append| match append.expected {
+            Expected::Position(position) => commits.last(&append.message.stream) == position,
+            Expected::AfterPrevious => true,
+        };
+        if !batch.iter().all(expected) {
+            return Err(AppendError::Conflict);
+        }
+        let first = commits.bodies.len() as u64 + 1;
+        let last = batch.iter().map(|append| commits.push(&append.message)).last();
+        self.end.send_replace(last.unwrap_or(first - 1));
+        Ok(first)
     }
 
     fn read_now(&self, sequence: u64) -> Result<Option<Stored>, ReadError> {
@@ -74,12 +99,16 @@ pub(super) fn stored(sequence: u64, body: &[u8]) -> Result<Stored, ReadError> {
 }
 
 impl EventLog for MemoryLog {
-    fn append<'a>(
-        &'a self,
-        commit: &'a Commit,
-        expected: u64,
-    ) -> BoxFuture<'a, Result<Appended, AppendError>> {
-        async move { self.append_now(commit, expected) }.boxed()
+    fn append<'a>(&'a self, message: &'a Message, expected: u64) -> BoxFuture<'a, Result<u64, AppendError>> {
+        async move { self.append_now(message, expected) }.boxed()
+    }
+
+    fn append_batch<'a>(&'a self, batch: &'a [Append]) -> BoxFuture<'a, Result<u64, AppendError>> {
+        async move { self.append_batch_now(batch) }.boxed()
+    }
+
+    fn batch_max(&self) -> usize {
+        1_000
     }
 
     fn load<'a>(&'a self, stream: &'a StreamId, after: u64) -> BoxFuture<'a, Result<Vec<Stored>, ReadError>> {

@@ -1,0 +1,258 @@
+//! The writer: adaptive group commit between execute and the log.
+//!
+//! An append costs an fsync, and so does a batch of a thousand. While little waits, each commit goes
+//! out by itself at once. When commits have queued up behind those that are under way, they go out
+//! as one atomic batch.
+//!
+//! | promise                                 | how                                                   |
+//! |-----------------------------------------|-------------------------------------------------------|
+//! | commits of one stream keep their order  | one lane for each stream, one group of it under way    |
+//! | nothing follows what was not appended   | those behind a failed commit fail with it              |
+//! | a conflict costs its neighbours nothing | a refused batch goes out again one by one              |
+//! | the outcome is the true one             | a lost answer is resolved by reading back              |
+//! | memory is bounded                       | a full queue refuses, and what waits too long is told  |
+//! | the log is not asked more than it can   | in flight × time of an append ≤ half of the time-out   |
+
+mod lanes;
+mod pace;
+mod resolve;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use domain::commit::Hash;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::time::Instant;
+
+use crate::log::{AppendError, EventLog, Message, Unavailable};
+use lanes::{Group, Item, Lanes};
+use pace::Pace;
+
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Commits that may wait.
+    pub queue_max: usize,
+    /// Bytes of commits that may wait.
+    pub queue_bytes_max: usize,
+    /// Most commits in one batch.
+    pub batch_max: usize,
+    /// Commits that have to wait before a batch is worth its price.
+    pub batch_min: usize,
+    /// Most commits under way that are in no batch.
+    pub singles_max: usize,
+    /// Most batches under way.
+    pub batches_max: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            queue_max: 10_000,
+            queue_bytes_max: 64 << 20,
+            batch_max: 1_000,
+            batch_min: 16,
+            singles_max: 16,
+            batches_max: 2,
+        }
+    }
+}
+
+/// Bytes in one batch, beyond which it gets no more commits.
+const BATCH_BYTES_MAX: usize = 4 << 20;
+
+/// How long a commit may wait for its turn.
+const WAIT_LIMIT: Duration = Duration::from_secs(5);
+
+/// What a commit comes after in its stream; if that's not the stream's last one, it's a conflict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum After {
+    /// The commit at that position in the log, 0 for none.
+    Position(u64),
+    /// The commit with that hash, which was given to the writer before and has no position yet.
+    Commit(Hash),
+}
+
+/// There is no place in the queue: the log can't keep up. Nothing was appended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("too many commits wait for the log")]
+pub struct Full;
+
+/// Why a commit was not appended.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    /// The commit that it was to come after was not appended.
+    #[error("a commit before it was not appended")]
+    RolledBack,
+}
+
+/// Told the position of the commit, or why it has none.
+pub type Done = Box<dyn FnOnce(Result<u64, Error>) + Send + Sync>;
+
+/// Appends commits for all executors of a process.
+#[derive(Clone)]
+pub struct Writer {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    log: Arc<dyn EventLog>,
+    settings: Settings,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    lanes: Lanes,
+    singles: Pace,
+    batches: Pace,
+}
+
+/// What goes to the log in one piece.
+enum Work {
+    Single(Group),
+    Batch(Vec<Group>),
+}
+
+impl Writer {
+    #[must_use]
+    pub fn new(log: Arc<dyn EventLog>, settings: Settings) -> Self {
+        let state = State::default();
+        Self { inner: Arc::new(Inner { log, settings, state: Mutex::new(state) }) }
+    }
+
+    #[must_use]
+    pub fn log(&self) -> &Arc<dyn EventLog> {
+        &self.inner.log
+    }
+
+    /// Appends the commit when its turn comes, and calls `done` from a task of the writer, which
+    /// must not be blocked. When what it comes after is not appended, this one isn't either.
+    ///
+    /// # Errors
+    /// The queue is full; `done` will not be called.
+    pub fn append(&self, message: Message, after: After, done: Done) -> Result<(), Full> {
+        let given_back = {
+            let Settings { queue_max, queue_bytes_max, .. } = self.inner.settings;
+            let mut state = self.inner.state();
+            if state.lanes.waiting() >= queue_max || state.lanes.waiting_bytes() >= queue_bytes_max {
+                metrics::counter!("cartulary_writer_refused_total").increment(1);
+                return Err(Full);
+            }
+            state.lanes.push(Item { message, after, done, since: Instant::now() })
+        };
+        match given_back {
+            Ok(()) => Inner::go_on(&self.inner),
+            // Not from here, because the caller may hold what `done` needs.
+            Err(Item { done, .. }) => drop(tokio::spawn(async move { done(Err(Error::RolledBack)) })),
+        }
+        Ok(())
+    }
+}
+
+impl Inner {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Callbacks run without the lock, and nothing else panics.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends whatever may go out now.
+    fn go_on(self: &Arc<Self>) {
+        loop {
+            let (late, work) = {
+                let mut state = self.state();
+                (state.lanes.expire(WAIT_LIMIT), self.next(&mut state))
+            };
+            let expired = !late.is_empty();
+            for Item { done, .. } in late {
+                metrics::counter!("cartulary_writer_expired_total").increment(1);
+                let reason = format!("a commit waited longer than {} s", WAIT_LIMIT.as_secs());
+                done(Err(AppendError::NotAppended(Unavailable::because(reason)).into()));
+            }
+            match work {
+                Some(work) => drop(tokio::spawn(self.clone().perform(work))),
+                None if expired => {}
+                None => return,
+            }
+        }
+    }
+
+    fn next(&self, state: &mut State) -> Option<Work> {
+        let Settings { batch_min, batch_max, singles_max, batches_max, .. } = self.settings;
+        let State { lanes, singles, batches } = state;
+        let batch_max = batch_max.min(self.log.batch_max());
+        metrics::gauge!("cartulary_writer_waiting").set(lanes.waiting() as f64);
+        if batch_max > 1 && lanes.ready() >= batch_min.max(2) {
+            // A second batch is worth its price only if it's full: until then, more will share it.
+            let enough = batches.in_flight() == 0 || lanes.ready() >= batch_max;
+            if enough && batches.has_place(batches_max) {
+                batches.begin();
+                return Some(Work::Batch(lanes.take(batch_max, BATCH_BYTES_MAX)));
+            }
+            return None;
+        }
+        if batches.in_flight() == 0 && singles.has_place(singles_max) {
+            let group = lanes.take_one()?;
+            singles.begin();
+            return Some(Work::Single(group));
+        }
+        None
+    }
+
+    async fn perform(self: Arc<Self>, work: Work) {
+        let began = Instant::now();
+        match work {
+            Work::Single(group) => {
+                let group = self.one_by_one(group).await;
+                self.state().singles.end(began.elapsed());
+                measure("single", began, 1);
+                self.settle(group);
+            }
+            Work::Batch(groups) => {
+                let size = groups.iter().map(|group| group.items.len()).sum();
+                let sent = self.whole_batch(groups).await;
+                self.state().batches.end(began.elapsed());
+                measure("batch", began, size);
+                match sent {
+                    Ok(groups) => groups.into_iter().for_each(|group| self.settle(group)),
+                    Err(groups) => self.member_by_member(groups).await,
+                }
+            }
+        }
+        Self::go_on(&self);
+    }
+
+    /// One by one, each is told what it is that made the log refuse the batch.
+    async fn member_by_member(&self, groups: Vec<Group>) {
+        let mut left = groups.into_iter();
+        let mut under_way = FuturesUnordered::new();
+        loop {
+            while under_way.len() < self.settings.singles_max
+                && let Some(group) = left.next()
+            {
+                under_way.push(self.one_by_one(group));
+            }
+            let Some(group) = under_way.next().await else { return };
+            self.settle(group);
+        }
+    }
+
+    /// Tells whoever waits, and lets the lane go on.
+    fn settle(&self, Group { stream, items, outcomes, .. }: Group) {
+        let last = outcomes.last().and_then(|outcome| outcome.as_ref().ok()).copied();
+        for (item, outcome) in items.into_iter().zip(outcomes) {
+            (item.done)(outcome);
+        }
+        let behind = self.state().lanes.release(&stream, last);
+        for item in behind {
+            (item.done)(Err(Error::RolledBack));
+        }
+    }
+}
+
+fn measure(kind: &'static str, began: Instant, size: usize) {
+    metrics::histogram!("cartulary_writer_append_seconds", "kind" => kind).record(began.elapsed());
+    metrics::histogram!("cartulary_writer_append_commits", "kind" => kind).record(size as f64);
+}

@@ -1,0 +1,181 @@
+//! What waits: a lane for each stream, so that a stream's commits keep their order.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use domain::StreamId;
+use domain::commit::Hash;
+use tokio::time::Instant;
+
+use super::{After, Done, Error};
+use crate::log::Message;
+
+/// A commit that waits.
+pub(super) struct Item {
+    pub message: Message,
+    pub after: After,
+    pub done: Done,
+    pub since: Instant,
+}
+
+/// Commits of one stream that go out together, the first after a known position, each of the others
+/// after the one before.
+pub(super) struct Group {
+    pub stream: StreamId,
+    /// Position that the first one expects.
+    pub expected: u64,
+    pub items: Vec<Item>,
+    /// Whether it was sent already, and the answer got lost.
+    pub unknown: bool,
+    /// One for each item, once it's known.
+    pub outcomes: Vec<Result<u64, Error>>,
+}
+
+/// All that waits.
+#[derive(Default)]
+pub(super) struct Lanes {
+    lanes: HashMap<StreamId, Lane>,
+    /// Streams of which something waits and nothing is under way, in the order in which they came.
+    turn: VecDeque<StreamId>,
+    waiting: usize,
+    waiting_bytes: usize,
+    /// Commits that wait in the lanes whose turn may come.
+    ready: usize,
+}
+
+#[derive(Default)]
+struct Lane {
+    items: VecDeque<Item>,
+    under_way: bool,
+    /// Position of the last commit that was appended from here, for the one behind it.
+    last: u64,
+    /// Hash of the last commit that was given here, which another one may come after.
+    tail: Option<Hash>,
+}
+
+impl Lanes {
+    pub fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    pub fn waiting_bytes(&self) -> usize {
+        self.waiting_bytes
+    }
+
+    /// Commits that could go out now.
+    pub fn ready(&self) -> usize {
+        self.ready
+    }
+
+    /// Queues the commit, unless what it comes after is not here any more: then it's given back.
+    pub fn push(&mut self, item: Item) -> Result<(), Item> {
+        let stream = &item.message.stream;
+        if let After::Commit(before) = item.after
+            && self.lanes.get(stream).and_then(|lane| lane.tail) != Some(before)
+        {
+            return Err(item);
+        }
+        self.waiting += 1;
+        self.waiting_bytes += item.message.body.len();
+        let lane = self.lanes.entry(stream.clone()).or_default();
+        if !lane.under_way {
+            self.ready += 1;
+            if lane.items.is_empty() {
+                self.turn.push_back(stream.clone());
+            }
+        }
+        lane.tail = Some(item.message.hash);
+        lane.items.push_back(item);
+        Ok(())
+    }
+
+    /// The first commit in turn.
+    pub fn take_one(&mut self) -> Option<Group> {
+        self.take_group(1, usize::MAX)
+    }
+
+    /// As many commits as there are, up to these limits.
+    pub fn take(&mut self, commits_max: usize, bytes_max: usize) -> Vec<Group> {
+        let (mut groups, mut commits, mut bytes) = (Vec::new(), 0, 0);
+        while commits < commits_max && bytes < bytes_max {
+            let Some(group) = self.take_group(commits_max - commits, bytes_max - bytes) else { break };
+            commits += group.items.len();
+            bytes += group.items.iter().map(|item| item.message.body.len()).sum::<usize>();
+            groups.push(group);
+        }
+        groups
+    }
+
+    /// The next lane's commits that belong together, up to these limits but for the first.
+    fn take_group(&mut self, commits_max: usize, bytes_max: usize) -> Option<Group> {
+        let stream = self.turn.pop_front()?;
+        let lane = self.lanes.get_mut(&stream)?;
+        lane.under_way = true;
+        self.ready -= lane.items.len();
+        let first = lane.items.pop_front()?;
+        let expected = match first.after {
+            After::Position(position) => position,
+            After::Commit(_) => lane.last,
+        };
+        let mut bytes = first.message.body.len();
+        let mut items = vec![first];
+        while let Some(next) = lane.items.front() {
+            bytes += next.message.body.len();
+            let follows = matches!(next.after, After::Commit(_));
+            if !follows || items.len() >= commits_max || bytes > bytes_max {
+                break;
+            }
+            items.extend(lane.items.pop_front());
+        }
+        self.waiting -= items.len();
+        self.waiting_bytes -= items.iter().map(|item| item.message.body.len()).sum::<usize>();
+        Some(Group { stream, expected, items, unknown: false, outcomes: Vec::new() })
+    }
+
+    /// The stream's group has come to its end: with the position of its last commit, or without one
+    /// if that was not appended. Then those behind it are returned, which can't be appended either.
+    pub fn release(&mut self, stream: &StreamId, last: Option<u64>) -> Vec<Item> {
+        let Some(lane) = self.lanes.get_mut(stream) else { return Vec::new() };
+        lane.under_way = false;
+        lane.last = last.unwrap_or_default();
+        let behind = match last {
+            Some(_) => Vec::new(),
+            None => drain_followers(lane),
+        };
+        self.waiting -= behind.len();
+        self.waiting_bytes -= behind.iter().map(|item| item.message.body.len()).sum::<usize>();
+        if lane.items.is_empty() {
+            self.lanes.remove(stream);
+        } else {
+            self.ready += lane.items.len();
+            self.turn.push_back(stream.clone());
+        }
+        behind
+    }
+
+    /// Takes out what waits for longer than that, with all that is behind it.
+    pub fn expire(&mut self, limit: Duration) -> Vec<Item> {
+        let late = |lane: &Lane| lane.items.front().is_some_and(|item| item.since.elapsed() > limit);
+        let mut expired = Vec::new();
+        // Lanes wait about in the order in which they came.
+        while let Some(stream) = self.turn.front() {
+            let Some(lane) = self.lanes.get_mut(stream).filter(|lane| late(lane)) else { break };
+            self.ready -= lane.items.len();
+            self.waiting -= lane.items.len();
+            let items = std::mem::take(&mut lane.items);
+            self.waiting_bytes -= items.iter().map(|item| item.message.body.len()).sum::<usize>();
+            expired.extend(items);
+            self.lanes.remove(stream);
+            self.turn.pop_front();
+        }
+        expired
+    }
+}
+
+fn drain_followers(lane: &mut Lane) -> Vec<Item> {
+    let mut behind = Vec::new();
+    while lane.items.front().is_some_and(|item| matches!(item.after, After::Commit(_))) {
+        behind.extend(lane.items.pop_front());
+    }
+    behind
+}

@@ -1,0 +1,147 @@
+//! What became of a commit: one by one, and when the answer is lost, by reading back.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::lanes::Group;
+use super::{Error, Inner};
+use crate::log::{Append, AppendError, Expected, Message, Unavailable};
+
+/// For how long a commit's outcome may stay unknown before its caller is told so.
+const UNKNOWN_LIMIT: Duration = Duration::from_secs(10);
+
+/// Pause before the log is asked again.
+const PAUSE_MIN: Duration = Duration::from_millis(10);
+const PAUSE_MAX: Duration = Duration::from_millis(500);
+
+/// What the log says of a commit whose answer was lost.
+enum Found {
+    /// It's there, at this position.
+    Ours(u64),
+    /// Another one is in its place: it is not there and never will be.
+    Another,
+    /// Its place is still empty, so that it may yet come.
+    Nothing,
+}
+
+impl Inner {
+    /// Sends all in one batch. Gives them back as an error if their outcomes have to be found out one
+    /// by one.
+    pub(super) async fn whole_batch(&self, mut groups: Vec<Group>) -> Result<Vec<Group>, Vec<Group>> {
+        let batch: Vec<Append> = groups.iter().flat_map(appends).collect();
+        match self.log.append_batch(&batch).await {
+            Ok(first) => {
+                let mut position = first;
+                for group in &mut groups {
+                    let positions = position..position + group.items.len() as u64;
+                    position = positions.end;
+                    group.outcomes = positions.map(Ok).collect();
+                }
+                Ok(groups)
+            }
+            Err(AppendError::NotAppended(reason)) => {
+                for group in &mut groups {
+                    group.fail(&AppendError::NotAppended(reason.clone()));
+                }
+                Ok(groups)
+            }
+            Err(AppendError::Conflict) => {
+                metrics::counter!("cartulary_writer_batches_refused_total").increment(1);
+                Err(groups)
+            }
+            Err(AppendError::Unknown(reason)) => {
+                tracing::warn!(%reason, commits = batch.len(), "the outcome of a batch is unknown, reading back");
+                metrics::counter!("cartulary_writer_unknown_total").increment(1);
+                groups.iter_mut().for_each(|group| group.unknown = true);
+                Err(groups)
+            }
+        }
+    }
+
+    /// Sends each commit of the group by itself. After the first that fails, none is sent.
+    pub(super) async fn one_by_one(&self, mut group: Group) -> Group {
+        let mut expected = group.expected;
+        for item in &group.items {
+            let outcome = match group.outcomes.last() {
+                Some(Err(_)) => Err(Error::RolledBack),
+                _ => self.append_surely(&item.message, expected, group.unknown).await.map_err(Error::from),
+            };
+            expected = *outcome.as_ref().unwrap_or(&0);
+            group.outcomes.push(outcome);
+        }
+        group
+    }
+
+    /// Appends the commit until its outcome is known. It may be sent more than once: its
+    /// expectation lets the log take it once.
+    async fn append_surely(
+        &self,
+        message: &Message,
+        expected: u64,
+        mut unknown: bool,
+    ) -> Result<u64, AppendError> {
+        let began = Instant::now();
+        let mut pause = PAUSE_MIN;
+        loop {
+            // A lost answer is looked for before anything is sent again.
+            if unknown {
+                match self.read_back(message, expected).await {
+                    Ok(Found::Ours(position)) => return Ok(position),
+                    Ok(Found::Another) => return Err(AppendError::Conflict),
+                    Ok(Found::Nothing) | Err(_) => {}
+                }
+            }
+            let reason = match self.log.append(message, expected).await {
+                Ok(position) => return Ok(position),
+                Err(AppendError::Unknown(reason)) => {
+                    if !unknown {
+                        tracing::warn!(stream = %message.stream, %reason, "the outcome of an append is unknown, reading back");
+                        metrics::counter!("cartulary_writer_unknown_total").increment(1);
+                    }
+                    unknown = true;
+                    reason
+                }
+                Err(AppendError::Conflict) if unknown => {
+                    Unavailable::because("the log does not show what it has")
+                }
+                Err(AppendError::NotAppended(reason)) if unknown => reason,
+                Err(AppendError::Conflict) => {
+                    metrics::counter!("cartulary_writer_conflicts_total").increment(1);
+                    return Err(AppendError::Conflict);
+                }
+                Err(certain) => return Err(certain),
+            };
+            if began.elapsed() > UNKNOWN_LIMIT {
+                return Err(AppendError::Unknown(reason));
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    /// Compares what the log has after the expected position with the commit: contents, not ids.
+    async fn read_back(&self, message: &Message, expected: u64) -> Result<Found, crate::log::ReadError> {
+        let after = self.log.load(&message.stream, expected).await?;
+        Ok(match after.first() {
+            Some(stored) if stored.hash == message.hash => Found::Ours(stored.sequence),
+            Some(_) => Found::Another,
+            None => Found::Nothing,
+        })
+    }
+}
+
+impl Group {
+    fn fail(&mut self, error: &AppendError) {
+        let rest = std::iter::repeat_with(|| Err(Error::RolledBack));
+        let outcomes = std::iter::once(Err(error.clone().into())).chain(rest);
+        self.outcomes = outcomes.take(self.items.len()).collect();
+    }
+}
+
+fn appends(group: &Group) -> impl Iterator<Item = Append> {
+    let first = std::iter::once(Expected::Position(group.expected));
+    let expected = first.chain(std::iter::repeat(Expected::AfterPrevious));
+    let messages = group.items.iter().map(|item| item.message.clone());
+    messages.zip(expected).map(|(message, expected)| Append { message, expected })
+}

@@ -1,0 +1,183 @@
+//! Several processes execute commands on a log that loses, delays and refuses; then the whole log is
+//! held against what the clients were told.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use domain::commit::Hash;
+use domain::stock::{Command, Event, Stock};
+use domain::{Aggregate, CommandId, OrderId, StreamId};
+use infra::execute::{Error, Executed, Executor};
+use infra::log::{EventLog, MemoryLog, Stored};
+use infra::writer;
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+use crate::support::faulty_log::{Call, Fault, FaultyLog, Plan, sizes};
+use crate::support::stock::{executor, request};
+
+/// What clients were told, and what it was that they wanted.
+#[derive(Default)]
+struct Told {
+    done: Vec<(u128, Executed<Stock>)>,
+    refused: Vec<u128>,
+}
+
+/// What happened in one run.
+struct History {
+    commits: Vec<Stored>,
+    told: Told,
+    faults: Vec<Fault>,
+    /// Commits in each append.
+    sizes: Vec<usize>,
+}
+
+/// One history: clients with commands to few aggregates, through executors that share the log, and
+/// a log that goes wrong as the seed says.
+async fn history(seed: u64) -> History {
+    let memory = MemoryLog::default();
+    let mut random = fastrand::Rng::with_seed(seed);
+    let processes = random.usize(1..=3);
+    let (logs, executors): (Vec<_>, Vec<_>) =
+        std::iter::repeat_with(|| process(&memory, random.fork())).take(processes).unzip();
+    let told: Arc<Mutex<Told>> = Arc::default();
+    let clients = (0..60).map(|number| client(number, executors.clone(), told.clone(), random.fork()));
+    let mut clients: JoinSet<()> = clients.collect();
+    while let Some(client) = clients.join_next().await {
+        client.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+    }
+    // What comes late has come by then.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let mut commits = Vec::new();
+    for position in 1..=memory.end().await.expect("an end") {
+        commits.push(memory.read(position).await.expect("readable").expect("there"));
+    }
+    let told = std::mem::take(&mut *told.lock().expect("no panic"));
+    let faults = logs.iter().flat_map(|log| log.calls.lock().expect("no panic").clone());
+    let faults = faults.map(|(_, fault)| fault).collect();
+    History { commits, told, faults, sizes: logs.iter().flat_map(sizes).collect() }
+}
+
+/// A process with its own way to the log, on which things go wrong.
+fn process(memory: &MemoryLog, mut random: fastrand::Rng) -> (FaultyLog, Arc<Executor<Stock>>) {
+    let (wrong, slowest_ms) = (random.u32(0..=25), random.u64(1..=30));
+    let batch_max = random.choice([0, 3, 1_000]).unwrap_or(0);
+    let settings = writer::Settings {
+        batch_min: random.usize(2..6),
+        singles_max: random.usize(1..4),
+        queue_max: random.usize(5..100),
+        ..Default::default()
+    };
+    let plan: Plan = Box::new(move |call| {
+        let append_faults = [Fault::Lost, Fault::AnswerLost, Fault::Late, Fault::Refused];
+        let fault = match (random.u32(0..100) < wrong, call) {
+            (false, _) => Fault::None,
+            (true, Call::Load) => Fault::Unreadable,
+            (true, _) => random.choice(append_faults).unwrap_or(Fault::Lost),
+        };
+        (fault, Duration::from_millis(random.u64(0..=slowest_ms)))
+    });
+    let log = FaultyLog::new(memory.clone(), plan).with_batch_max(batch_max);
+    let executor = executor(Arc::new(log.clone()), settings);
+    (log, executor)
+}
+
+/// A client with a command, which it sends until it knows what became of it, and now and then again.
+async fn client(
+    number: u128,
+    executors: Vec<Arc<Executor<Stock>>>,
+    told: Arc<Mutex<Told>>,
+    mut random: fastrand::Rng,
+) {
+    let sku = format!("SKU-{}", random.u32(0..3));
+    let order_id = OrderId(Uuid::from_u128(random.u128(0..8)));
+    let command = match random.u32(0..4) {
+        0 => Command::Receive { quantity: random.u32(1..5) },
+        1 => Command::Adjust { delta: -random.i64(1..4), reason: "broken".into() },
+        2 => Command::Reserve { order_id, quantity: random.u32(1..4) },
+        _ => Command::Release { order_id },
+    };
+    tokio::time::sleep(Duration::from_millis(random.u64(0..200))).await;
+    // The same command again: after a failure, and now and then although it went well.
+    let mut again = random.u32(0..2);
+    loop {
+        let executor = random.choice(&executors).expect("one");
+        match executor.execute(&sku, &request(number), command.clone()).await {
+            Ok(done) => told.lock().expect("no panic").done.push((number, done)),
+            Err(Error::Refused(_)) => return told.lock().expect("no panic").refused.push(number),
+            Err(Error::Unavailable(_) | Error::Overloaded(_) | Error::OutcomeUnknown(_)) => {
+                // Nobody comes again without a pause.
+                tokio::time::sleep(Duration::from_millis(random.u64(1..50))).await;
+                continue;
+            }
+            Err(error) => panic!("{number}: {error}"),
+        }
+        match again.checked_sub(1) {
+            Some(left) => again = left,
+            None => return,
+        }
+    }
+}
+
+/// I1 to I4, over the whole log.
+fn holds(seed: u64, commits: &[Stored], told: &Told) {
+    let by_id: BTreeMap<CommandId, &Stored> =
+        commits.iter().map(|stored| (stored.commit.id, stored)).collect();
+    assert_eq!(by_id.len(), commits.len(), "seed {seed}: a command was recorded twice");
+    for (number, done) in &told.done {
+        if done.events.is_empty() {
+            continue;
+        }
+        let stored = by_id
+            .get(&request(*number).command_id)
+            .unwrap_or_else(|| panic!("seed {seed}: {number} is lost"));
+        let events: Vec<Event> =
+            stored.commit.events.iter().map(|event| event.decode().expect("readable")).collect();
+        let there = (stored.sequence, stored.commit.version_after(), &events);
+        assert_eq!(there, (done.sequence, done.version, &done.events), "seed {seed}: {number}");
+    }
+    for number in &told.refused {
+        assert!(!by_id.contains_key(&request(*number).command_id), "seed {seed}: {number} was refused");
+    }
+    let mut streams: BTreeMap<&StreamId, (Stock, u64, Option<Hash>)> = BTreeMap::new();
+    for Stored { commit, hash, .. } in commits {
+        let (state, version, last) = streams.entry(&commit.stream).or_default();
+        assert_eq!(
+            (commit.version, commit.previous),
+            (*version + 1, *last),
+            "seed {seed}: {}",
+            commit.stream
+        );
+        commit.events.iter().for_each(|event| state.evolve(&event.decode().expect("readable")));
+        (*version, *last) = (commit.version_after(), Some(*hash));
+        assert!(state.held() <= state.on_hand(), "seed {seed}: oversold");
+    }
+}
+
+#[test]
+fn whatever_goes_wrong_each_command_is_recorded_once_or_not_at_all() {
+    let run = |seed| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+        runtime.expect("a runtime").block_on(history(seed))
+    };
+    let mut seen: BTreeMap<Fault, usize> = BTreeMap::new();
+    let (mut together, mut refused, mut repeated) = (0, 0, 0);
+    for seed in 0..300 {
+        let History { commits, told, faults, sizes } = run(seed);
+        holds(seed, &commits, &told);
+        faults.into_iter().for_each(|fault| *seen.entry(fault).or_default() += 1);
+        together += sizes.iter().filter(|size| **size > 1).count();
+        refused += told.refused.len();
+        repeated += told.done.iter().filter(|(_, done)| done.repeated).count();
+        if seed % 10 == 0 {
+            let ids = |commits: &[Stored]| commits.iter().map(|stored| stored.commit.id).collect::<Vec<_>>();
+            assert_eq!(ids(&commits), ids(&run(seed).commits), "seed {seed} runs the same again");
+        }
+    }
+    // A campaign in which nothing went wrong proves nothing.
+    for fault in [Fault::Lost, Fault::AnswerLost, Fault::Late, Fault::Refused, Fault::Unreadable] {
+        assert!(seen[&fault] > 300, "{seen:?}");
+    }
+    assert!(together > 300 && refused > 300 && repeated > 300, "{together} {refused} {repeated}");
+}

@@ -1,0 +1,3 @@
+//! Histories by seed, in which everything that can go wrong does.
+
+mod execute;

@@ -1,0 +1,157 @@
+//! A log around which things go wrong: as planned, or by a seed.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use domain::StreamId;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+use infra::log::{Append, AppendError, EventLog, MemoryLog, Message, ReadError, Stored, Unavailable};
+
+/// What happens to one call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    None,
+    /// It never gets there.
+    Lost,
+    /// It's carried out, and the answer never comes back.
+    AnswerLost,
+    /// Whoever waits for the answer gives up before it gets there.
+    Late,
+    /// The log is full, or starting.
+    Refused,
+    /// It can't be read either.
+    Unreadable,
+}
+
+/// What is asked of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Call {
+    Append,
+    Batch(usize),
+    Load,
+}
+
+/// Says what happens to a call, and how long it takes.
+pub type Plan = Box<dyn FnMut(Call) -> (Fault, Duration) + Send>;
+
+/// The first calls that append go wrong like that, and no others.
+pub fn first(mut count: u32, fault: Fault) -> Plan {
+    Box::new(move |call| {
+        let goes_wrong = call != Call::Load && count > 0;
+        count -= u32::from(goes_wrong);
+        (if goes_wrong { fault } else { Fault::None }, Duration::ZERO)
+    })
+}
+
+#[derive(Clone)]
+pub struct FaultyLog {
+    log: MemoryLog,
+    plan: Arc<Mutex<Plan>>,
+    pub calls: Arc<Mutex<Vec<(Call, Fault)>>>,
+    batch_max: usize,
+}
+
+impl FaultyLog {
+    pub fn new(log: MemoryLog, plan: Plan) -> Self {
+        Self { log, plan: Arc::new(Mutex::new(plan)), calls: Arc::default(), batch_max: 1_000 }
+    }
+
+    /// Takes batches up to that size only.
+    pub fn with_batch_max(self, batch_max: usize) -> Self {
+        Self { batch_max, ..self }
+    }
+
+    /// From now on, this happens.
+    pub fn plan(&self, plan: Plan) {
+        *self.plan.lock().expect("no panic") = plan;
+    }
+
+    async fn happens(&self, call: Call) -> Fault {
+        let (fault, after) = (self.plan.lock().expect("no panic"))(call);
+        self.calls.lock().expect("no panic").push((call, fault));
+        tokio::time::sleep(after).await;
+        fault
+    }
+
+    async fn faulty(
+        &self,
+        call: Call,
+        append: impl Fn(MemoryLog) -> BoxFuture<'static, Result<u64, AppendError>>,
+    ) -> Result<u64, AppendError> {
+        let lost = || AppendError::Unknown(Unavailable::because("the answer is lost"));
+        match self.happens(call).await {
+            Fault::None | Fault::Unreadable => append(self.log.clone()).await,
+            Fault::Lost => Err(lost()),
+            Fault::AnswerLost => {
+                append(self.log.clone()).await?;
+                Err(lost())
+            }
+            Fault::Late => {
+                let late = append(self.log.clone());
+                tokio::spawn(async move {
+                    tokio::time::sleep(Duration::from_millis(40)).await;
+                    let _ = late.await;
+                });
+                Err(lost())
+            }
+            Fault::Refused => Err(AppendError::NotAppended(Unavailable::because("the log is full"))),
+        }
+    }
+}
+
+/// How many commits each append had.
+pub fn sizes(log: &FaultyLog) -> Vec<usize> {
+    let calls = log.calls.lock().expect("no panic");
+    let size = |(call, _): &(Call, Fault)| match call {
+        Call::Append => Some(1),
+        Call::Batch(size) => Some(*size),
+        Call::Load => None,
+    };
+    calls.iter().filter_map(size).collect()
+}
+
+impl EventLog for FaultyLog {
+    fn append<'a>(&'a self, message: &'a Message, expected: u64) -> BoxFuture<'a, Result<u64, AppendError>> {
+        let append = move |log: MemoryLog| {
+            let message = message.clone();
+            async move { log.append(&message, expected).await }.boxed()
+        };
+        self.faulty(Call::Append, append).boxed()
+    }
+
+    fn append_batch<'a>(&'a self, batch: &'a [Append]) -> BoxFuture<'a, Result<u64, AppendError>> {
+        let append = |log: MemoryLog| {
+            let batch = batch.to_vec();
+            async move { log.append_batch(&batch).await }.boxed()
+        };
+        self.faulty(Call::Batch(batch.len()), append).boxed()
+    }
+
+    fn batch_max(&self) -> usize {
+        self.batch_max
+    }
+
+    fn load<'a>(&'a self, stream: &'a StreamId, after: u64) -> BoxFuture<'a, Result<Vec<Stored>, ReadError>> {
+        async move {
+            match self.happens(Call::Load).await {
+                Fault::Unreadable => Err(Unavailable::because("no answer").into()),
+                _ => self.log.load(stream, after).await,
+            }
+        }
+        .boxed()
+    }
+
+    fn read(&self, sequence: u64) -> BoxFuture<'_, Result<Option<Stored>, ReadError>> {
+        self.log.read(sequence)
+    }
+
+    fn follow(&self, after: u64) -> BoxStream<'static, Result<Stored, ReadError>> {
+        self.log.follow(after)
+    }
+
+    fn end(&self) -> BoxFuture<'_, Result<u64, Unavailable>> {
+        self.log.end()
+    }
+}

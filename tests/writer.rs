@@ -1,0 +1,154 @@
+//! The writer: what it promises to those who append through it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use domain::StreamId;
+use domain::stock::{Command, Stock};
+use futures_util::future::join_all;
+use infra::execute::{Error, Executed, Executor};
+use infra::log::{EventLog, MemoryLog};
+use infra::writer;
+
+use crate::support::faulty_log::{Call, Fault, FaultyLog, Plan, sizes};
+use crate::support::stock::{executor, request};
+
+/// Every append takes that long, and goes well.
+fn slow(append: Duration) -> Plan {
+    Box::new(move |call| (Fault::None, if call == Call::Load { Duration::ZERO } else { append }))
+}
+
+const FSYNC: Duration = Duration::from_millis(10);
+
+async fn receive(
+    executor: &Executor<Stock>,
+    sku: &str,
+    number: u128,
+) -> Result<Executed<Stock>, Error<domain::stock::Error>> {
+    executor.execute(sku, &request(number), Command::Receive { quantity: 1 }).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn alone_a_commit_goes_out_at_once() {
+    let log = FaultyLog::new(MemoryLog::default(), slow(FSYNC));
+    let executor = executor(Arc::new(log.clone()), writer::Settings::default());
+    let began = tokio::time::Instant::now();
+    for number in 0..5 {
+        receive(&executor, "MUG", number).await.expect("done");
+    }
+    assert_eq!((sizes(&log), began.elapsed()), (vec![1; 5], 5 * FSYNC), "nothing is added");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_queued_up_shares_an_append() {
+    let log = FaultyLog::new(MemoryLog::default(), slow(FSYNC));
+    let executor = executor(Arc::new(log.clone()), writer::Settings::default());
+    let skus: Vec<_> = (0..200).map(|sku| format!("SKU-{sku}")).collect();
+    let began = tokio::time::Instant::now();
+    let all = join_all(skus.iter().zip(0..).map(|(sku, number)| receive(&executor, sku, number))).await;
+    let positions: BTreeSet<_> = all.into_iter().map(|done| done.expect("done").sequence).collect();
+    assert_eq!(positions, (1..=200).collect());
+    assert!(began.elapsed() <= 3 * FSYNC, "{:?}", began.elapsed());
+    assert!(sizes(&log).iter().any(|size| *size > 100), "{:?}", sizes(&log));
+}
+
+#[tokio::test(start_paused = true)]
+async fn commands_to_one_aggregate_share_an_append() {
+    let log = FaultyLog::new(MemoryLog::default(), slow(FSYNC));
+    let executor = executor(Arc::new(log.clone()), writer::Settings::default());
+    receive(&executor, "MUG", 0).await.expect("done");
+    let began = tokio::time::Instant::now();
+    let all = join_all((1..=200).map(|number| receive(&executor, "MUG", number))).await;
+    let versions: BTreeSet<_> = all.into_iter().map(|done| done.expect("done").version).collect();
+    assert_eq!(versions, (2..=201).collect());
+    assert!(began.elapsed() <= 3 * FSYNC, "{:?} for 200 commits", began.elapsed());
+    assert_eq!(executor.load("MUG").await.expect("readable").version, 201);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_waits_for_what_it_rests_on() {
+    let log = FaultyLog::new(MemoryLog::default(), slow(FSYNC));
+    let executor = executor(Arc::new(log.clone()), writer::Settings::default());
+    receive(&executor, "MUG", 0).await.expect("one on the shelf");
+    let took = |number| {
+        let take = Command::Adjust { delta: -1, reason: "broken".into() };
+        let executor = executor.clone();
+        async move { executor.execute("MUG", &request(number), take).await.map(|done| done.version) }
+    };
+    // The second one is refused because of the first, which then turns out not to be appended: so
+    // it isn't refused at all.
+    let plan: Plan = {
+        let mut appends = 0;
+        Box::new(move |call| {
+            appends += u32::from(call != Call::Load);
+            (if appends == 1 { Fault::Refused } else { Fault::None }, FSYNC)
+        })
+    };
+    log.plan(plan);
+    let (first, second) = tokio::join!(took(1), took(2));
+    assert!(matches!(first, Err(Error::Unavailable(_))), "{first:?}");
+    assert_eq!(second.expect("there is one"), 2);
+    let third = took(3).await;
+    assert!(matches!(third, Err(Error::Refused(_))), "{third:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_conflict_costs_its_neighbours_nothing() {
+    let memory = MemoryLog::default();
+    let log = FaultyLog::new(memory.clone(), slow(FSYNC));
+    let executor = executor(
+        Arc::new(log.clone()),
+        writer::Settings { batch_min: 2, singles_max: 1, ..Default::default() },
+    );
+    receive(&executor, "HOT", 0).await.expect("done");
+    let elsewhere = crate::support::stock::executor(Arc::new(memory.clone()), writer::Settings::default());
+    receive(&elsewhere, "HOT", 1).await.expect("another process was faster");
+    let skus: Vec<_> = (0..50).map(|sku| format!("SKU-{sku}")).chain(["HOT".into(), "HOT".into()]).collect();
+    let all = join_all(skus.iter().zip(2..).map(|(sku, number)| receive(&executor, sku, number))).await;
+    assert!(all.iter().all(Result::is_ok), "{all:?}");
+    assert_eq!(memory.load(&StreamId::of::<Stock>("HOT"), 0).await.expect("readable").len(), 4);
+    assert_eq!(memory.end().await.expect("an end"), 54, "each of them once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_takes_no_batches_gets_none() {
+    let log = FaultyLog::new(MemoryLog::default(), slow(FSYNC)).with_batch_max(0);
+    let executor = executor(Arc::new(log.clone()), writer::Settings::default());
+    let all = join_all((0..100).map(|number| receive(&executor, "MUG", number))).await;
+    assert!(all.iter().all(Result::is_ok));
+    assert_eq!(sizes(&log), vec![1; 100]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_queue_refuses_at_once() {
+    let log = FaultyLog::new(MemoryLog::default(), slow(FSYNC));
+    let settings = writer::Settings { queue_max: 10, singles_max: 1, batch_min: 100, ..Default::default() };
+    let executor = executor(Arc::new(log.clone()), settings);
+    let skus: Vec<_> = (0..50).map(|sku| format!("SKU-{sku}")).collect();
+    let all = join_all(skus.iter().zip(0..).map(|(sku, number)| receive(&executor, sku, number))).await;
+    let refused = all.iter().filter(|outcome| matches!(outcome, Err(Error::Overloaded(_)))).count();
+    assert_eq!(refused, 39, "one is under way, ten wait");
+    assert_eq!(log.end().await.expect("an end"), 11);
+    // Who comes again gets through.
+    receive(&executor, "SKU-49", 49).await.expect("done");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_ever_behind_a_log_that_is_gone() {
+    let gone: Plan = Box::new(|call| match call {
+        Call::Load => (Fault::Unreadable, Duration::from_secs(5)),
+        _ => (Fault::Lost, Duration::from_secs(5)),
+    });
+    let log = FaultyLog::new(MemoryLog::default(), slow(Duration::ZERO));
+    let executor = executor(Arc::new(log.clone()), writer::Settings::default());
+    let skus: Vec<_> = (0..500).map(|sku| format!("SKU-{sku}")).collect();
+    join_all(skus.iter().zip(0..).map(|(sku, number)| receive(&executor, sku, number))).await;
+    log.plan(gone);
+    let began = tokio::time::Instant::now();
+    let all = join_all(skus.iter().zip(1_000..).map(|(sku, number)| receive(&executor, sku, number))).await;
+    assert!(
+        all.iter().all(|outcome| matches!(outcome, Err(Error::Unavailable(_) | Error::OutcomeUnknown(_))))
+    );
+    assert!(began.elapsed() < Duration::from_secs(45), "{:?}", began.elapsed());
+}
