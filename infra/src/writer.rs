@@ -112,8 +112,8 @@ struct State {
 
 /// What goes to the log in one piece.
 enum Work {
-    Single(Group),
-    Batch(Vec<Group>),
+    Single { group: Group, under_way: usize },
+    Batch { groups: Vec<Group>, under_way: usize },
 }
 
 impl Writer {
@@ -188,15 +188,14 @@ impl Inner {
             // A second batch is worth its price only if it's full: until then, more will share it.
             let enough = batches.in_flight() == 0 || lanes.ready() >= batch_max;
             if enough && batches.has_place(batches_max) {
-                batches.begin();
-                return Some(Work::Batch(lanes.take(batch_max, BATCH_BYTES_MAX)));
+                let groups = lanes.take(batch_max, BATCH_BYTES_MAX);
+                return Some(Work::Batch { groups, under_way: batches.begin() });
             }
             return None;
         }
         if batches.in_flight() == 0 && singles.has_place(singles_max) {
             let group = lanes.take_one()?;
-            singles.begin();
-            return Some(Work::Single(group));
+            return Some(Work::Single { group, under_way: singles.begin() });
         }
         None
     }
@@ -204,16 +203,16 @@ impl Inner {
     async fn perform(self: Arc<Self>, work: Work) {
         let began = Instant::now();
         match work {
-            Work::Single(group) => {
+            Work::Single { group, under_way } => {
                 let group = self.one_by_one(group).await;
-                self.state().singles.end(began.elapsed());
+                self.state().singles.end(under_way, began.elapsed());
                 measure("single", began, 1);
                 self.settle(group);
             }
-            Work::Batch(groups) => {
+            Work::Batch { groups, under_way } => {
                 let size = groups.iter().map(|group| group.items.len()).sum();
                 let sent = self.whole_batch(groups).await;
-                self.state().batches.end(began.elapsed());
+                self.state().batches.end(under_way, began.elapsed());
                 measure("batch", began, size);
                 match sent {
                     Ok(groups) => groups.into_iter().for_each(|group| self.settle(group)),

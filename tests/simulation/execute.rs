@@ -90,7 +90,7 @@ async fn client(
     told: Arc<Mutex<Told>>,
     mut random: fastrand::Rng,
 ) {
-    let sku = format!("SKU-{}", random.u32(0..3));
+    let sku = format!("SKU-{}", random.choice([0, 0, 0, 1, 1, 2, 3, 4, 5]).unwrap_or(0));
     let order_id = OrderId(Uuid::from_u128(random.u128(0..8)));
     let command = match random.u32(0..4) {
         0 => Command::Receive { quantity: random.u32(1..5) },
@@ -103,7 +103,22 @@ async fn client(
     let mut again = random.u32(0..2);
     loop {
         let executor = random.choice(&executors).expect("one");
-        match executor.execute(&sku, &request(number), command.clone()).await {
+        let (first, double) = (request(number), request(number));
+        let outcome = match random.u32(0..4) {
+            // Twice at a time.
+            0 => {
+                let doubled = random.choice(&executors).expect("one");
+                let first = executor.execute(&sku, &first, command.clone());
+                match tokio::join!(first, doubled.execute(&sku, &double, command.clone())) {
+                    (Err(_), Ok(done)) => Ok(done),
+                    // What is refused at one moment may be done at the next.
+                    (Err(Error::Refused(_)), Err(error)) => Err(error),
+                    (outcome, _) => outcome,
+                }
+            }
+            _ => executor.execute(&sku, &first, command.clone()).await,
+        };
+        match outcome {
             Ok(done) => told.lock().expect("no panic").done.push((number, done)),
             Err(Error::Refused(_)) => return told.lock().expect("no panic").refused.push(number),
             Err(Error::Unavailable(_) | Error::Overloaded(_) | Error::OutcomeUnknown(_)) => {

@@ -179,3 +179,71 @@ fn drain_followers(lane: &mut Lane) -> Vec<Item> {
     }
     behind
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn item(sku: &str, body: &'static str, after: After) -> Item {
+        let stream = format!("stock/{sku}").parse().unwrap();
+        let message = Message { stream, hash: Hash::of(body.as_bytes()), body: body.into() };
+        Item { message, after, done: Box::new(drop), since: Instant::now() }
+    }
+
+    fn hash(body: &str) -> After {
+        After::Commit(Hash::of(body.as_bytes()))
+    }
+
+    fn bodies(items: &[Item]) -> Vec<&[u8]> {
+        items.iter().map(|item| item.message.body.as_ref()).collect()
+    }
+
+    #[test]
+    fn nothing_comes_after_what_is_not_here() {
+        let mut lanes = Lanes::default();
+        assert!(lanes.push(item("A", "a2", hash("a1"))).is_err(), "never given");
+        lanes.push(item("A", "a1", After::Position(7))).ok().unwrap();
+        assert!(lanes.push(item("B", "b2", hash("a1"))).is_err(), "of another stream");
+        lanes.push(item("A", "a2", hash("a1"))).ok().unwrap();
+        assert!(lanes.push(item("A", "a2'", hash("a1"))).is_err(), "there is one after it already");
+        let group = lanes.take_one().unwrap();
+        assert_eq!((group.expected, bodies(&group.items)), (7, vec![&b"a1"[..]]));
+        assert_eq!(bodies(&lanes.release(&group.stream, None)), [b"a2"], "fails with the one before it");
+        assert!(lanes.push(item("A", "a3", hash("a2"))).is_err(), "failed");
+        assert_eq!((lanes.waiting(), lanes.waiting_bytes(), lanes.ready()), (0, 0, 0));
+    }
+
+    #[test]
+    fn a_lane_goes_on_where_its_group_ended() {
+        let mut lanes = Lanes::default();
+        for (sku, body, after) in [
+            ("A", "a1", After::Position(0)),
+            ("B", "b1", After::Position(0)),
+            ("A", "a2", hash("a1")),
+            ("A", "a3", hash("a2")),
+            ("A", "a1'", After::Position(3)),
+        ] {
+            lanes.push(item(sku, body, after)).ok().unwrap();
+        }
+        let groups = lanes.take(3, usize::MAX);
+        assert_eq!(groups.iter().map(|group| group.items.len()).collect::<Vec<_>>(), [3]);
+        assert_eq!((lanes.ready(), lanes.waiting()), (1, 2), "one lane is under way");
+        lanes.push(item("A", "a2'", hash("a1'"))).ok().unwrap();
+        assert!(lanes.release(&groups[0].stream, Some(12)).is_empty());
+        let groups = lanes.take(10, usize::MAX);
+        let taken: Vec<_> = groups.iter().map(|group| (group.expected, bodies(&group.items))).collect();
+        assert_eq!(taken, [(0, vec![&b"b1"[..]]), (3, vec![&b"a1'"[..], b"a2'"])]);
+        assert_eq!((lanes.waiting(), lanes.waiting_bytes(), lanes.ready()), (0, 0, 0));
+    }
+
+    #[test]
+    fn what_waits_too_long_is_taken_out_with_all_behind_it() {
+        let mut lanes = Lanes::default();
+        lanes.push(item("A", "a1", After::Position(0))).ok().unwrap();
+        lanes.push(item("A", "a2", hash("a1"))).ok().unwrap();
+        assert!(lanes.expire(Duration::from_secs(60)).is_empty());
+        assert_eq!(bodies(&lanes.expire(Duration::ZERO)), [b"a1", b"a2"]);
+        assert!(lanes.push(item("A", "a3", hash("a2"))).is_err());
+        assert_eq!((lanes.waiting(), lanes.waiting_bytes(), lanes.ready()), (0, 0, 0));
+    }
+}

@@ -33,13 +33,15 @@ impl Pace {
             || (self.in_flight < most && (self.in_flight + 1) as f64 * self.service_s <= budget_s)
     }
 
-    pub fn begin(&mut self) {
+    /// One more goes out; returns how many are under way with it.
+    pub fn begin(&mut self) -> usize {
         self.in_flight += 1;
+        self.in_flight
     }
 
-    /// One has come to its end, after this time.
-    pub fn end(&mut self, took: Duration) {
-        let each_s = took.as_secs_f64() / self.in_flight.max(1) as f64;
+    /// One has come to its end: so many were under way when it began, and all of them took this time.
+    pub fn end(&mut self, at_begin: usize, took: Duration) {
+        let each_s = took.as_secs_f64() / at_begin.max(1) as f64;
         self.service_s = match self.service_s {
             0.0 => each_s,
             before => before + (each_s - before) * NEWEST_WEIGHT,
@@ -62,7 +64,7 @@ mod tests {
             most = pace.in_flight();
             for place in 1..=most {
                 // The first of them waited for itself only, the last one for all.
-                pace.end(fsync * u32::try_from(place).unwrap());
+                pace.end(place, fsync * u32::try_from(place).unwrap());
             }
         }
         most

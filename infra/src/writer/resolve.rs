@@ -63,12 +63,16 @@ impl Inner {
     pub(super) async fn one_by_one(&self, mut group: Group) -> Group {
         let mut expected = group.expected;
         for item in &group.items {
-            let outcome = match group.outcomes.last() {
-                Some(Err(_)) => Err(Error::RolledBack),
-                _ => self.append_surely(&item.message, expected, group.unknown).await.map_err(Error::from),
-            };
-            expected = *outcome.as_ref().unwrap_or(&0);
-            group.outcomes.push(outcome);
+            match self.append_surely(&item.message, expected, group.unknown).await {
+                Ok(position) => {
+                    expected = position;
+                    group.outcomes.push(Ok(position));
+                }
+                Err(error) => {
+                    group.fail(&error);
+                    break;
+                }
+            }
         }
         group
     }
@@ -132,10 +136,10 @@ impl Inner {
 }
 
 impl Group {
+    /// The next one fails with the error, and all behind it with that one.
     fn fail(&mut self, error: &AppendError) {
-        let rest = std::iter::repeat_with(|| Err(Error::RolledBack));
-        let outcomes = std::iter::once(Err(error.clone().into())).chain(rest);
-        self.outcomes = outcomes.take(self.items.len()).collect();
+        self.outcomes.push(Err(error.clone().into()));
+        self.outcomes.resize_with(self.items.len(), || Err(Error::RolledBack));
     }
 }
 
