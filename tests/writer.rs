@@ -112,6 +112,34 @@ async fn a_conflict_costs_its_neighbours_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn nothing_follows_what_was_not_appended() {
+    let memory = MemoryLog::default();
+    let log = FaultyLog::new(memory.clone(), slow(FSYNC));
+    let settings = writer::Settings { batch_min: 4, singles_max: 1, ..Default::default() };
+    let executor = executor(Arc::new(log.clone()), settings);
+    for (number, sku) in [(0, "HOT"), (1, "OTHER"), (2, "BUSY")] {
+        receive(&executor, sku, number).await.expect("done");
+    }
+    let elsewhere = crate::support::stock::executor(Arc::new(memory.clone()), writer::Settings::default());
+    receive(&elsewhere, "OTHER", 3).await.expect("another process was faster");
+    // BUSY makes the others queue up; OTHER makes the log refuse their batch; and of its members,
+    // one by one, the first is not taken.
+    let mut singles = 0;
+    log.plan(Box::new(move |call| {
+        singles += u32::from(call == Call::Append);
+        (if call == Call::Append && singles == 2 { Fault::Refused } else { Fault::None }, FSYNC)
+    }));
+    let skus = ["BUSY", "HOT", "HOT", "HOT", "OTHER"];
+    let all = join_all(skus.iter().zip(4..).map(|(sku, number)| receive(&executor, sku, number))).await;
+    let failed: Vec<_> = all.iter().map(Result::is_err).collect();
+    assert_eq!(failed, [false, true, false, false, false], "{all:?}");
+    assert!(matches!(sizes(&log)[3..], [1, 4, 1, ..]), "{:?}", sizes(&log));
+    let hot = memory.load(&StreamId::of::<Stock>("HOT"), 0).await.expect("readable");
+    let versions: Vec<_> = hot.iter().map(|stored| stored.commit.version).collect();
+    assert_eq!(versions, [1, 2, 3]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_log_that_takes_no_batches_gets_none() {
     let log = FaultyLog::new(MemoryLog::default(), slow(FSYNC)).with_batch_max(0);
     let executor = executor(Arc::new(log.clone()), writer::Settings::default());
