@@ -1,7 +1,7 @@
 # What the README and the continuous integration call.
 
 .DEFAULT_GOAL := help
-.PHONY: help run servers build demo test check
+.PHONY: help run servers build demo test check bench
 
 CARTULARY := target/release/cartulary
 
@@ -27,3 +27,6 @@ check: ## Formatting, lints, and the tidy test
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- --deny warnings
 	cargo test --locked --test system tidy
+
+bench: servers ## Measure (ONLY=write or ONLY=write/hot-sku, QUICK=1)
+	@ONLY="$(ONLY)" QUICK="$(QUICK)" cargo bench --locked --bench figures

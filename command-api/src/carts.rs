@@ -104,7 +104,7 @@ pub(crate) struct AcceptedOrder {
         (status = 201, description = "It is empty", body = NewCart,
             headers(("Location" = String), ("ETag" = String), ("Log-Position" = u64))),
         (status = 400, description = "`idempotency_key_missing`", body = Problem),
-        (status = 503, description = "`log_unavailable`, `outcome_unknown`", body = Problem),
+        (status = 503, description = "`log_unavailable`, `overloaded`, `outcome_unknown`", body = Problem),
     ))]
 pub(crate) async fn create(State(api): State<Arc<CommandApi>>, asked: Asked) -> Result<Response, Problem> {
     let request = asked.with_key()?.request(&());
@@ -126,7 +126,7 @@ pub(crate) async fn create(State(api): State<Arc<CommandApi>>, asked: Asked) -> 
         (status = 409, description = "`cart_checked_out`, `not_for_sale`, `mixed_currencies`, `cart_full`", body = Problem),
         (status = 412, description = "`stale`", body = Problem),
         (status = 422, description = "`invalid`", body = Problem),
-        (status = 503, description = "`log_unavailable`, `outcome_unknown`", body = Problem),
+        (status = 503, description = "`log_unavailable`, `overloaded`, `outcome_unknown`", body = Problem),
     ))]
 pub(crate) async fn set_line(
     State(api): State<Arc<CommandApi>>,
@@ -162,7 +162,7 @@ pub(crate) async fn set_line(
             `cart_empty`, `not_for_sale`, `mixed_currencies`, `command_in_progress`", body = Problem),
         (status = 412, description = "`stale`", body = Problem),
         (status = 422, description = "`invalid`, `idempotency_key_reused`", body = Problem),
-        (status = 503, description = "`log_unavailable`, `outcome_unknown`", body = Problem),
+        (status = 503, description = "`log_unavailable`, `overloaded`, `outcome_unknown`", body = Problem),
     ))]
 pub(crate) async fn check_out(
     State(api): State<Arc<CommandApi>>,
@@ -177,7 +177,10 @@ pub(crate) async fn check_out(
         return Err(Problem::invalid_field("/payment/method", detail));
     }
     let order_id = OrderId::created_by(request.command_id);
-    let settled = asked.wait.map(|_| api.settled.expect(order_id, Until::Settled));
+    let settled = match asked.wait {
+        Some(_) => Some(api.settled.expect(order_id, Until::Settled).await),
+        None => None,
+    };
     let executed = api.execute_checkout(cart_id, order_id, &request, &body).await?;
     let accepted = AcceptedOrder { order_id, status: None, reason: None };
     let mut answer = Answer::new(StatusCode::ACCEPTED, executed.sequence, executed.repeated, accepted);

@@ -37,7 +37,7 @@ const ORDERS: &str = "orders";
         (status = 404, description = "`order_not_found`, `not_found`", body = Problem),
         (status = 409, description = "`order_cancelled` with `reason`, `command_in_progress`", body = Problem),
         (status = 412, description = "`stale`", body = Problem),
-        (status = 503, description = "`log_unavailable`, `outcome_unknown`", body = Problem),
+        (status = 503, description = "`log_unavailable`, `overloaded`, `outcome_unknown`", body = Problem),
     ))]
 pub(crate) async fn cancel(
     State(api): State<Arc<CommandApi>>,
@@ -46,7 +46,10 @@ pub(crate) async fn cancel(
 ) -> Result<Response, Problem> {
     let asked = asked.with_key()?;
     let request = asked.request(&());
-    let cancelled = asked.wait.map(|_| api.settled.expect(order_id, Until::Cancelled));
+    let cancelled = match asked.wait {
+        Some(_) => Some(api.settled.expect(order_id, Until::Cancelled).await),
+        None => None,
+    };
     let executed = api.execute_cancel(order_id, &request).await?;
     let accepted = AcceptedOrder { order_id, status: None, reason: None };
     let mut answer = Answer::new(StatusCode::ACCEPTED, executed.sequence, executed.repeated, accepted);
@@ -59,7 +62,7 @@ pub(crate) async fn cancel(
 impl CommandApi {
     async fn execute_cancel(&self, order_id: OrderId, request: &Request) -> Result<Executed<Order>, Problem> {
         let _turn = self.in_progress.turn(request.command_id).await?;
-        let mut placed = self.settled.expect(order_id, Until::Placed);
+        let mut placed = self.settled.expect(order_id, Until::Placed).await;
         let execute = || self.executors.orders.execute(order_id, request, Command::RequestCancellation);
         match execute().await {
             // The saga places the order shortly after its checkout was accepted.

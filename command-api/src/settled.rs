@@ -1,4 +1,4 @@
-//! Waiting for orders: one reader of the log for all who wait.
+//! Waiting for orders: one reader of the log for all who wait, and none while nobody does.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,11 +7,17 @@ use std::time::Duration;
 use domain::order::{CATEGORY, Event, Status};
 use domain::{OrderId, RecordedEvent};
 use infra::follow::Follower;
-use infra::log::EventLog;
-use tokio::sync::oneshot;
+use infra::log::{EventLog, ReadError, Stored};
+use tokio::sync::{Notify, oneshot, watch};
 
 const BATCH_MAX: usize = 1_000;
 const BACKOFF: Duration = Duration::from_secs(1);
+
+/// How often a quiet log is looked up from, to see whether anybody still waits.
+const IDLE_LIMIT: Duration = Duration::from_secs(1);
+
+/// How long it may take to begin to follow.
+const START_LIMIT: Duration = Duration::from_secs(1);
 
 /// How far an order is to come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +43,12 @@ type Waiters = HashMap<OrderId, Vec<(Until, oneshot::Sender<()>)>>;
 
 /// Those who wait.
 #[derive(Debug, Default)]
-pub(crate) struct Settled(Mutex<Waiters>);
+pub(crate) struct Settled {
+    waiters: Mutex<Waiters>,
+    wanted: Notify,
+    /// Whether the log is being followed.
+    following: watch::Sender<bool>,
+}
 
 /// A place among those who wait, until it's dropped.
 #[derive(Debug)]
@@ -50,37 +61,60 @@ pub(crate) struct Waiting<'a> {
 
 impl Settled {
     /// Begins to watch out, so that nothing is missed between a command and the wait for it.
-    pub fn expect(&self, order_id: OrderId, until: Until) -> Waiting<'_> {
+    pub async fn expect(&self, order_id: OrderId, until: Until) -> Waiting<'_> {
         let (sender, reached) = oneshot::channel();
         self.waiters().entry(order_id).or_default().push((until, sender));
-        Waiting { all: self, order_id, until, reached }
+        let waiting = Waiting { all: self, order_id, until, reached };
+        self.wanted.notify_one();
+        let mut following = self.following.subscribe();
+        // Who waits runs into the limit otherwise, and asks the order itself.
+        let _ = tokio::time::timeout(START_LIMIT, following.wait_for(|following| *following)).await;
+        waiting
     }
 
-    /// Follows the log. Runs until it's dropped.
+    /// Follows the log while somebody waits. Runs until it's dropped.
     pub async fn run(&self, log: Arc<dyn EventLog>) {
-        let end = loop {
-            match log.end().await {
-                Ok(end) => break end,
-                Err(error) => tracing::warn!(%error, "waiting for the log"),
-            }
-            tokio::time::sleep(BACKOFF).await;
-        };
-        let mut follower = Follower::new(log, end);
         loop {
-            match follower.batch(BATCH_MAX).await {
-                Ok(batch) => batch
-                    .iter()
-                    .filter(|stored| stored.commit.stream.category() == CATEGORY)
-                    .for_each(|stored| {
-                        if let Ok(order_id) = stored.commit.stream.id().parse() {
-                            stored.commit.events.iter().for_each(|event| self.happened(order_id, event));
-                        }
-                    }),
-                // Who waits runs into the limit, and asks the order itself.
-                Err(error) => {
-                    tracing::error!(%error, "orders can't be waited for");
-                    tokio::time::sleep(BACKOFF).await;
-                }
+            self.wanted.notified().await;
+            if let Err(error) = self.follow(&log).await {
+                tracing::warn!(%error, "orders can't be waited for");
+                self.following.send_replace(false);
+                tokio::time::sleep(BACKOFF).await;
+                self.wanted.notify_one();
+            }
+        }
+    }
+
+    async fn follow(&self, log: &Arc<dyn EventLog>) -> Result<(), ReadError> {
+        if self.stops() {
+            return Ok(());
+        }
+        let mut follower = Follower::new(log.clone(), log.end().await?);
+        self.following.send_replace(true);
+        loop {
+            if let Ok(batch) = tokio::time::timeout(IDLE_LIMIT, follower.batch(BATCH_MAX)).await {
+                self.happened_in(&batch?);
+            }
+            if self.stops() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Whether nobody waits any more. Whoever comes now finds that nobody follows.
+    fn stops(&self) -> bool {
+        let waiters = self.waiters();
+        if waiters.is_empty() {
+            self.following.send_replace(false);
+        }
+        waiters.is_empty()
+    }
+
+    fn happened_in(&self, batch: &[Stored]) {
+        let orders = batch.iter().filter(|stored| stored.commit.stream.category() == CATEGORY);
+        for Stored { commit, .. } in orders {
+            if let Ok(order_id) = commit.stream.id().parse() {
+                commit.events.iter().for_each(|event| self.happened(order_id, event));
             }
         }
     }
@@ -102,7 +136,7 @@ impl Settled {
     }
 
     fn waiters(&self) -> MutexGuard<'_, Waiters> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

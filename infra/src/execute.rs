@@ -199,6 +199,19 @@ impl<A: Aggregate> Executor<A> {
         Ok(entry.memory().confirmed.version)
     }
 
+    /// Whether the aggregate has any events. One that has keeps them, so what is in memory is enough.
+    ///
+    /// # Errors
+    /// The log does not answer, or holds what this build can't read.
+    pub async fn exists(&self, id: impl std::fmt::Display) -> Result<bool, ReadError> {
+        let stream = StreamId::of::<A>(id);
+        let entry = self.entry(&stream).await;
+        if entry.memory().confirmed.version == 0 {
+            self.refresh(&stream, &entry).await?;
+        }
+        Ok(entry.memory().confirmed.version > 0)
+    }
+
     /// Decides the command and appends its outcome, once, however often it is given.
     ///
     /// # Errors

@@ -61,6 +61,16 @@ impl Default for Settings {
 /// Bytes in one batch, beyond which it gets no more commits.
 const BATCH_BYTES_MAX: usize = 4 << 20;
 
+/// How long the next append waits for those who were just answered, as a part of what the last batch
+/// took. Who gave a commit and has its answer will often give another; if they all come back before
+/// anything goes out, they share one fsync again, and not two.
+const HOLD_PART: f64 = 0.5;
+
+const HOLD_MAX: Duration = Duration::from_millis(20);
+
+/// Most of this part of them come back soon; nobody waits for the last ones.
+const HOLD_ENOUGH: f64 = 0.9;
+
 /// How long a commit may wait for its turn.
 const WAIT_LIMIT: Duration = Duration::from_secs(5);
 
@@ -108,6 +118,13 @@ struct State {
     lanes: Lanes,
     singles: Pace,
     batches: Pace,
+    hold: Option<Hold>,
+}
+
+/// Nothing goes out until so many commits wait, or until that moment.
+struct Hold {
+    commits: usize,
+    until: Instant,
 }
 
 /// What goes to the log in one piece.
@@ -181,7 +198,12 @@ impl Inner {
 
     fn next(&self, state: &mut State) -> Option<Work> {
         let Settings { batch_min, batch_max, singles_max, batches_max, .. } = self.settings;
-        let State { lanes, singles, batches } = state;
+        let State { lanes, singles, batches, hold } = state;
+        let held = |hold: &Hold| lanes.waiting() < hold.commits && Instant::now() < hold.until;
+        if hold.as_ref().is_some_and(held) {
+            return None;
+        }
+        *hold = None;
         let batch_max = batch_max.min(self.log.batch_max());
         metrics::gauge!("cartulary_writer_waiting").set(lanes.waiting() as f64);
         if batch_max > 1 && lanes.ready() >= batch_min.max(2) {
@@ -214,6 +236,7 @@ impl Inner {
                 let sent = self.whole_batch(groups).await;
                 self.state().batches.end(under_way, began.elapsed());
                 measure("batch", began, size);
+                self.hold(size, began.elapsed());
                 match sent {
                     Ok(groups) => groups.into_iter().for_each(|group| self.settle(group)),
                     Err(groups) => self.member_by_member(groups).await,
@@ -221,6 +244,19 @@ impl Inner {
             }
         }
         Self::go_on(&self);
+    }
+
+    /// Waits for those who are about to be answered.
+    fn hold(self: &Arc<Self>, answered: usize, took: Duration) {
+        let until = Instant::now() + took.min(HOLD_MAX).mul_f64(HOLD_PART);
+        let mut state = self.state();
+        let commits = ((answered + state.lanes.waiting()) as f64 * HOLD_ENOUGH) as usize;
+        state.hold = Some(Hold { commits, until });
+        let inner = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep_until(until).await;
+            Self::go_on(&inner);
+        });
     }
 
     /// One by one, each is told what it is that made the log refuse the batch.
