@@ -58,6 +58,10 @@ impl Default for Settings {
     }
 }
 
+/// Commits that have to wait before another batch goes out beside one that is under way: then what
+/// it costs the log is less than what waiting costs.
+const SECOND_BATCH_MIN: usize = 128;
+
 /// Bytes in one batch, beyond which it gets no more commits.
 const BATCH_BYTES_MAX: usize = 4 << 20;
 
@@ -207,8 +211,8 @@ impl Inner {
         let batch_max = batch_max.min(self.log.batch_max());
         metrics::gauge!("cartulary_writer_waiting").set(lanes.waiting() as f64);
         if batch_max > 1 && lanes.ready() >= batch_min.max(2) {
-            // A second batch is worth its price only if it's full: until then, more will share it.
-            let enough = batches.in_flight() == 0 || lanes.ready() >= batch_max;
+            // The log stores one after the other: until a second batch is worth it, more will share it.
+            let enough = batches.in_flight() == 0 || lanes.ready() >= SECOND_BATCH_MIN.min(batch_max);
             if enough && batches.has_place(batches_max) {
                 let groups = lanes.take(batch_max, BATCH_BYTES_MAX);
                 return Some(Work::Batch { groups, under_way: batches.begin() });

@@ -70,9 +70,10 @@ async fn a_refusal_does_not_burn_the_key() {
     let take = json!({"delta": -2, "reason": "count"});
     let path = format!("/v1/stock/{sku}/adjustments");
     assert_eq!(shop.post_as(&path, &take, &sku).await.problem(), (409, "not_enough_stock", ""));
-    let more = shop.post(&format!("/v1/stock/{sku}/receipts"), &json!({"quantity": 1})).await;
-    assert_eq!(shop.post_as(&path, &take, &sku).await.status, 201);
-    let shown = shop.get_at(&format!("/v1/products/{sku}"), more.position() + 1).await;
+    shop.post(&format!("/v1/stock/{sku}/receipts"), &json!({"quantity": 1})).await;
+    let taken = shop.post_as(&path, &take, &sku).await;
+    assert_eq!(taken.status, 201);
+    let shown = shop.get_at(&format!("/v1/products/{sku}"), taken.position()).await;
     assert_eq!(shown.body["available"], 0);
 }
 
