@@ -107,6 +107,7 @@ fn the_maps_name_what_exists() {
                 "sagas/",
                 "src/",
                 "tests/",
+                "benches/",
                 ".ci/",
             ];
             known.iter().any(|folder| name.starts_with(folder)) && !name.contains(['*', '{', ' ', '<'])
