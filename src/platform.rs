@@ -11,6 +11,7 @@ use infra::clock::Clock;
 use infra::execute::{Executor, Executors};
 use infra::log::{EventLog, JetStreamLog, LogSettings};
 use infra::payment::Sandbox;
+use infra::snapshots::{JetStreamSnapshots, Snapshots};
 use infra::timers::JetStreamTimers;
 use infra::writer::Writer;
 use query_api::QueryApi;
@@ -48,6 +49,7 @@ struct Shared {
     pool: PgPool,
     clock: Clock,
     writer: Writer,
+    snapshots: Arc<dyn Snapshots>,
     executors: Arc<Executors>,
     checkpoints: Arc<Checkpoints>,
 }
@@ -114,13 +116,16 @@ impl Shared {
             LogSettings { replicas: options.log_replicas, bytes_max: options.log_bytes_max.unwrap_or(-1) };
         let jetstream = JetStreamLog::open(client, &settings).await?;
         let timers = JetStreamTimers::open(jetstream.context().clone(), options.log_replicas).await?;
+        let snapshots = JetStreamSnapshots::open(jetstream.context(), options.log_replicas).await?;
+        let snapshots: Arc<dyn Snapshots> = Arc::new(snapshots);
         let pool = connect_postgres(database_url, options.database_connections_max).await?;
         projections::migrate_all(&pool).await.context("the read models' tables can't be made")?;
         let (log, clock): (Arc<dyn EventLog>, _) = (Arc::new(jetstream), Clock::system());
         let writer = Writer::new(log.clone(), options.writer_settings());
-        let executors = Arc::new(Executors::new(&writer, &clock, &options.execute_settings()));
+        let settings = options.execute_settings();
+        let executors = Arc::new(Executors::new(&writer, &snapshots, &clock, &settings));
         let checkpoints = Arc::new(Checkpoints::new(pool.clone()));
-        Ok(Self { log, timers, pool, clock, writer, executors, checkpoints })
+        Ok(Self { log, timers, pool, clock, writer, snapshots, executors, checkpoints })
     }
 
     async fn start_role(
@@ -166,7 +171,8 @@ impl Shared {
         workers: &mut JoinSet<()>,
         health: &mut Health,
     ) -> anyhow::Result<()> {
-        let checkouts = Executor::new(self.writer.clone(), self.clock.clone(), options.execute_settings());
+        let checkouts =
+            Executor::new(&self.writer, &self.snapshots, &self.clock, &options.execute_settings());
         let sagas = Arc::new(Sagas {
             log: self.log.clone(),
             clock: self.clock.clone(),

@@ -9,6 +9,7 @@ use domain::{CommandId, OrderId, StreamId};
 use infra::clock::Clock;
 use infra::execute::{Error, Executor, Request, Settings};
 use infra::log::{EventLog, MemoryLog};
+use infra::snapshots::{MemorySnapshots, Snapshots};
 use infra::writer::{self, Writer};
 use uuid::Uuid;
 
@@ -18,7 +19,9 @@ use crate::support::servers::Nats;
 fn executor(log: Arc<dyn EventLog>) -> Executor<Stock> {
     let idempotency_keep = Duration::from_secs(60);
     let settings = Settings { idempotency_keep, cached_aggregates_max: 100 };
-    Executor::new(Writer::new(log, writer::Settings::default()), Clock::system(), settings)
+    let snapshots: Arc<dyn Snapshots> = Arc::new(MemorySnapshots::default());
+    let writer = Writer::new(log, writer::Settings::default());
+    Executor::new(&writer, &snapshots, &Clock::system(), &settings)
 }
 
 fn request(asked: &str) -> Request {

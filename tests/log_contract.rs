@@ -81,6 +81,12 @@ async fn loads_one_stream_in_order(log: &dyn EventLog) {
     let rest = log.load(&a, all[9].sequence).await.expect("readable");
     assert_eq!(rest.len(), 15);
     assert!(log.load(&a, last.0).await.expect("readable").is_empty());
+    for (after, most, length, more) in
+        [(0, 10, 10, true), (all[9].sequence, 15, 15, false), (last.0, 5, 0, false)]
+    {
+        let page = log.load_page(&a, after, most).await.expect("readable");
+        assert_eq!((page.commits.len(), page.more), (length, more), "{most} after {after}");
+    }
 }
 
 async fn follows_everything_from_anywhere(log: &dyn EventLog) {

@@ -6,6 +6,7 @@ mod journeys;
 mod log_contract;
 mod projections;
 mod simulation;
+mod snapshots;
 mod support;
 mod tidy;
 mod writer;

@@ -10,6 +10,7 @@ use futures_util::StreamExt;
 use infra::clock::Clock;
 use infra::execute::{Executors, Request, Settings};
 use infra::log::{EventLog, MemoryLog};
+use infra::snapshots::{MemorySnapshots, Snapshots};
 use infra::writer::{self, Writer};
 use projections::projection::{Happened, Projection};
 use proptest::strategy::{Strategy, ValueTree};
@@ -36,7 +37,8 @@ fn request() -> Request {
 fn executors(log: &Arc<dyn EventLog>) -> Executors {
     let settings = Settings { idempotency_keep: Duration::from_secs(60), cached_aggregates_max: 1_000 };
     let writer = Writer::new(log.clone(), writer::Settings::default());
-    Executors::new(&writer, &Clock::system(), &settings)
+    let snapshots: Arc<dyn Snapshots> = Arc::new(MemorySnapshots::default());
+    Executors::new(&writer, &snapshots, &Clock::system(), &settings)
 }
 
 fn create(sku: &Sku, title: &str, amount: i64) -> product::Command {

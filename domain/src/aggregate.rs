@@ -7,9 +7,13 @@ use serde::{Serialize, de::DeserializeOwned};
 /// A consistency boundary: the state of one stream, and the rules of what may happen next.
 ///
 /// `Default` is the state before the first event.
-pub trait Aggregate: Clone + Debug + Default + Send + Sync + 'static {
+pub trait Aggregate: Clone + Debug + Default + Serialize + DeserializeOwned + Send + Sync + 'static {
     /// First part of the stream's name and of every event type, such as `stock`.
     const CATEGORY: &'static str;
+
+    /// Hashes of the code that folds events into states. A state that other code has folded, and
+    /// that was kept, is not read.
+    const CODE: &'static [&'static str];
 
     type Command: Clone + Send + Sync + 'static;
     type Event: Clone + Debug + PartialEq + Serialize + DeserializeOwned + Send + Sync + 'static;

@@ -27,14 +27,14 @@ pub const LINES_MAX: usize = 2_000;
 
 /// Invariant: while it is open, all lines were added at prices in one currency; a checkout under
 /// way belongs to exactly one order.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cart {
     created: bool,
     lines: Vec<CartLine>,
     checked_out: Option<OrderId>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CartLine {
     pub sku: Sku,
     pub quantity: u32,
@@ -43,7 +43,7 @@ pub struct CartLine {
 }
 
 /// What the shop offers a SKU for right now.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Offer {
     pub title: String,
     pub price: Money,
@@ -121,6 +121,7 @@ pub enum Error {
 
 impl Aggregate for Cart {
     const CATEGORY: &'static str = CATEGORY;
+    const CODE: &'static [&'static str] = &[crate::CODE];
     type Command = Command;
     type Event = Event;
     type Error = Error;

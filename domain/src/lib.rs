@@ -16,6 +16,9 @@ pub mod spec;
 pub mod stock;
 pub mod text;
 
+/// Hash of this crate's sources.
+pub const CODE: &str = env!("CODE_HASH");
+
 pub use aggregate::Aggregate;
 pub use commit::{Commit, RecordedEvent};
 pub use ids::{CartId, CommandId, OrderId, Sku, StreamId};

@@ -21,13 +21,13 @@ pub const CATEGORY: &str = "order";
 
 /// Invariant: placed → confirmed → cancelled or placed → cancelled, never back; once a
 /// cancellation is requested, it is not confirmed any more.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Order {
     status: Option<Status>,
     cancellation_requested: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Status {
     Pending,
     Confirmed,
@@ -141,6 +141,7 @@ pub enum Error {
 
 impl Aggregate for Order {
     const CATEGORY: &'static str = CATEGORY;
+    const CODE: &'static [&'static str] = &[crate::CODE];
     type Command = Command;
     type Event = Event;
     type Error = Error;

@@ -23,7 +23,7 @@ pub const CATEGORY: &str = "payment";
 
 /// Invariant: at most one request is open; money that was authorised is captured at most once
 /// and given back at most once.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Payment {
     quote: Option<(Money, PaymentMethod)>,
     provider_reference: Option<String>,
@@ -86,7 +86,7 @@ impl Operation {
 }
 
 /// The request that has no outcome yet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpenRequest {
     pub operation: Operation,
     /// 0 for the call itself, then one more for each look-up: the generation of its timer.
@@ -169,6 +169,7 @@ pub enum Error {}
 
 impl Aggregate for Payment {
     const CATEGORY: &'static str = CATEGORY;
+    const CODE: &'static [&'static str] = &[crate::CODE];
     type Command = Command;
     type Event = Event;
     type Error = Error;

@@ -27,7 +27,7 @@ const IMAGES_MAX: usize = 100;
 const GTINS_MAX: usize = 500;
 
 /// Invariant: a product that exists has valid details and a valid price.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Product {
     current: Option<(Details, Money)>,
     withdrawn: bool,
@@ -107,6 +107,7 @@ pub enum Error {
 
 impl Aggregate for Product {
     const CATEGORY: &'static str = CATEGORY;
+    const CODE: &'static [&'static str] = &[crate::CODE];
     type Command = Command;
     type Event = Event;
     type Error = Error;

@@ -26,7 +26,7 @@ pub const MOVEMENT_MAX: u32 = 1_000_000;
 pub const ON_HAND_MAX: u64 = 1_000_000_000;
 
 /// Invariant: 0 <= held <= on hand, whatever happens in whatever order.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stock {
     on_hand: u64,
     /// Sum over `held_for`, kept so that a sale with many open orders stays cheap.
@@ -75,6 +75,7 @@ pub enum Error {
 
 impl Aggregate for Stock {
     const CATEGORY: &'static str = CATEGORY;
+    const CODE: &'static [&'static str] = &[crate::CODE];
     type Command = Command;
     type Event = Event;
     type Error = Error;

@@ -10,6 +10,8 @@
 //! and when it doesn't arrive, all that rests on it is decided again.
 
 mod entry;
+mod load;
+mod snapshot;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,8 +31,9 @@ use uuid::Uuid;
 
 use crate::clock::Clock;
 use crate::log::{AppendError, EventLog, Message, ReadError, Stored};
+use crate::snapshots::Snapshots;
 use crate::writer::{self, After, Writer};
-use entry::{Confirmed, Entry, Folded, Memory, Outcome};
+use entry::{Confirmed, Entry, Folded, Outcome};
 
 /// For how long a command is decided again because another process was faster.
 const CONTENTION_LIMIT: Duration = Duration::from_secs(10);
@@ -51,6 +54,7 @@ pub struct Settings {
 pub struct Executor<A: Aggregate> {
     log: Arc<dyn EventLog>,
     writer: Writer,
+    snapshots: Arc<dyn Snapshots>,
     clock: Clock,
     settings: Settings,
     entries: Cache<StreamId, Arc<Entry<A>>>,
@@ -68,13 +72,13 @@ pub struct Executors {
 
 impl Executors {
     #[must_use]
-    pub fn new(writer: &Writer, clock: &Clock, settings: &Settings) -> Self {
+    pub fn new(writer: &Writer, snapshots: &Arc<dyn Snapshots>, clock: &Clock, settings: &Settings) -> Self {
         Self {
-            products: Executor::new(writer.clone(), clock.clone(), settings.clone()),
-            stock: Executor::new(writer.clone(), clock.clone(), settings.clone()),
-            carts: Executor::new(writer.clone(), clock.clone(), settings.clone()),
-            orders: Executor::new(writer.clone(), clock.clone(), settings.clone()),
-            payments: Executor::new(writer.clone(), clock.clone(), settings.clone()),
+            products: Executor::new(writer, snapshots, clock, settings),
+            stock: Executor::new(writer, snapshots, clock, settings),
+            carts: Executor::new(writer, snapshots, clock, settings),
+            orders: Executor::new(writer, snapshots, clock, settings),
+            payments: Executor::new(writer, snapshots, clock, settings),
         }
     }
 }
@@ -170,9 +174,15 @@ struct Answer<E: std::error::Error + 'static> {
 
 impl<A: Aggregate> Executor<A> {
     #[must_use]
-    pub fn new(writer: Writer, clock: Clock, settings: Settings) -> Self {
-        let entries = Cache::new(settings.cached_aggregates_max);
-        Self { log: writer.log().clone(), writer, clock, settings, entries }
+    pub fn new(writer: &Writer, snapshots: &Arc<dyn Snapshots>, clock: &Clock, settings: &Settings) -> Self {
+        Self {
+            log: writer.log().clone(),
+            writer: writer.clone(),
+            snapshots: snapshots.clone(),
+            clock: clock.clone(),
+            entries: Cache::new(settings.cached_aggregates_max),
+            settings: settings.clone(),
+        }
     }
 
     /// The aggregate as it is now: what another process appended is seen too.
@@ -239,6 +249,7 @@ impl<A: Aggregate> Executor<A> {
                 }
                 Step::Given(outcome) => match outcome.await.unwrap_or(Err(writer::Error::RolledBack)) {
                     Ok(Confirmed { events, sequence, version }) => {
+                        self.keep_snapshot(&stream, &entry);
                         return Ok(Executed { events, sequence, version, repeated: false });
                     }
                     Err(writer::Error::RolledBack) => {}
@@ -260,38 +271,6 @@ impl<A: Aggregate> Executor<A> {
 
     async fn entry(&self, stream: &StreamId) -> Arc<Entry<A>> {
         self.entries.get_with_by_ref(stream, async { Arc::default() }).await
-    }
-
-    /// Loads the aggregate if it was not yet, or if something is known to be missing.
-    async fn make_current(
-        &self,
-        stream: &StreamId,
-        entry: &Entry<A>,
-        command: &A::Command,
-    ) -> Result<(), ReadError> {
-        let is_current = |memory: &Memory<A>| {
-            // What begins a stream is sent without a look: the expectation tells if there is one.
-            memory.current || (memory.rollbacks == 0 && A::begins(command))
-        };
-        if is_current(&entry.memory()) {
-            return Ok(());
-        }
-        let _loading = entry.loading.lock().await;
-        if is_current(&entry.memory()) {
-            return Ok(());
-        }
-        self.refresh(stream, entry).await.map(drop)
-    }
-
-    /// Folds in what was appended since; true if there was anything.
-    async fn refresh(&self, stream: &StreamId, entry: &Entry<A>) -> Result<bool, ReadError> {
-        let known = entry.memory().confirmed.sequence;
-        let news = self.log.load(stream, known).await?;
-        let mut memory = entry.memory();
-        news.iter().try_for_each(|stored| memory.read(stored))?;
-        memory.forget_before(self.clock.now() - self.settings.idempotency_keep);
-        memory.current = true;
-        Ok(!news.is_empty())
     }
 
     /// Decides the command on the latest state, and gives its commit to the writer.

@@ -9,5 +9,6 @@ pub mod http;
 pub mod log;
 pub mod nats;
 pub mod payment;
+pub mod snapshots;
 pub mod timers;
 pub mod writer;

@@ -29,7 +29,7 @@ const DEADLINE: &str = "deadline";
 
 /// Invariant: forwards until the first thing that goes wrong, then only backwards; an end is final,
 /// except that a confirmed order can still be taken back.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Checkout {
     quote: Option<Quote>,
     stage: Stage,
@@ -52,7 +52,7 @@ pub struct Quote {
     pub deadline: DateTime<Utc>,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 enum Stage {
     #[default]
     New,
@@ -68,7 +68,7 @@ enum Stage {
     Cancelled,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum LineState {
     Asked,
     Held,
@@ -131,6 +131,7 @@ pub fn follows(stream_id: &str, event: &Happened) -> Option<OrderId> {
 
 impl Aggregate for Checkout {
     const CATEGORY: &'static str = NAME;
+    const CODE: &'static [&'static str] = &[domain::CODE, env!("CODE_HASH")];
     type Command = (Input, chrono::Duration);
     type Event = Event;
     type Error = Infallible;

@@ -7,7 +7,9 @@ use domain::StreamId;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
-use infra::log::{Append, AppendError, EventLog, MemoryLog, Message, ReadError, Stored, Unavailable};
+use infra::log::{
+    Append, AppendError, EventLog, MemoryLog, Message, PageOfStream, ReadError, Stored, Unavailable,
+};
 
 /// What happens to one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -133,11 +135,16 @@ impl EventLog for FaultyLog {
         self.batch_max
     }
 
-    fn load<'a>(&'a self, stream: &'a StreamId, after: u64) -> BoxFuture<'a, Result<Vec<Stored>, ReadError>> {
+    fn load_page<'a>(
+        &'a self,
+        stream: &'a StreamId,
+        after: u64,
+        most: usize,
+    ) -> BoxFuture<'a, Result<PageOfStream, ReadError>> {
         async move {
             match self.happens(Call::Load).await {
                 Fault::Unreadable => Err(Unavailable::because("no answer").into()),
-                _ => self.log.load(stream, after).await,
+                _ => self.log.load_page(stream, after, most).await,
             }
         }
         .boxed()

@@ -9,6 +9,7 @@ use domain::{Aggregate, CommandId, Commit};
 use tokio::sync::{Notify, oneshot};
 
 use super::decode;
+use super::snapshot::Snapshot;
 use crate::log::{ReadError, Stored};
 use crate::writer;
 
@@ -40,6 +41,9 @@ pub(super) struct Memory<A: Aggregate> {
     /// How often what was on its way did not arrive.
     pub rollbacks: u64,
     done: DoneBefore,
+    /// Version of the last snapshot that was kept or read.
+    snapshot_version: u64,
+    keeping_snapshot: bool,
 }
 
 /// A state, and where its stream is.
@@ -92,6 +96,8 @@ impl<A: Aggregate> Default for Entry<A> {
             ended: 0,
             rollbacks: 0,
             done: DoneBefore::default(),
+            snapshot_version: 0,
+            keeping_snapshot: false,
         };
         Self { memory: Mutex::new(memory), settled: Notify::new(), loading: tokio::sync::Mutex::default() }
     }
@@ -234,6 +240,34 @@ impl<A: Aggregate> Memory<A> {
         self.confirmed.sequence = stored.sequence;
         self.done.note(commit.id, stored.sequence, commit.recorded_at);
         Ok(())
+    }
+
+    /// Takes over what a snapshot says, unless more is known.
+    pub fn restore(&mut self, Snapshot { folded, done }: Snapshot<A>) {
+        self.snapshot_version = self.snapshot_version.max(folded.version);
+        if folded.sequence > self.confirmed.sequence {
+            self.confirmed = folded;
+            self.done = DoneBefore::default();
+            done.into_iter().for_each(|(id, sequence, at)| self.done.note(id, sequence, at));
+        }
+    }
+
+    /// Whether a snapshot is due; if so, the caller is the one to keep it.
+    pub fn snapshot_is_due(&mut self, events: u64) -> bool {
+        let due = !self.keeping_snapshot && self.confirmed.version >= self.snapshot_version + events;
+        self.keeping_snapshot |= due;
+        due
+    }
+
+    pub fn snapshot(&self) -> Snapshot<A> {
+        let position = |id| self.done.positions.get(id).copied().unwrap_or_default();
+        let done = self.done.in_order.iter().map(|(at, id)| (*id, position(id), *at));
+        Snapshot { folded: self.confirmed.clone(), done: done.collect() }
+    }
+
+    pub fn snapshot_kept(&mut self, version: u64) {
+        self.snapshot_version = version;
+        self.keeping_snapshot = false;
     }
 
     /// Drops the ids of commands recorded before that time.

@@ -10,48 +10,40 @@ use futures_util::StreamExt;
 
 use super::memory::stored;
 use super::subjects::STREAM;
-use super::{ReadError, Stored, Unavailable};
-
-/// Messages asked for at a time. The server answers with fewer if they are large.
-const BATCH: usize = 1_000;
+use super::{PageOfStream, ReadError, Stored, Unavailable};
 
 const TIME_LIMIT: Duration = Duration::from_secs(5);
 
-/// Reads the subject's messages after the sequence `after`, in order.
-pub(super) async fn load(client: &Client, subject: &str, mut after: u64) -> Result<Vec<Stored>, ReadError> {
-    let mut found = Vec::new();
-    loop {
-        let batch = tokio::time::timeout(TIME_LIMIT, batch(client, subject, after, &mut found));
-        let more = batch.await.map_err(|_| Unavailable::because("a read took longer than 5 s"))??;
-        match found.last() {
-            Some(last) if more && last.sequence > after => after = last.sequence,
-            _ => return Ok(found),
-        }
-    }
-}
-
-/// Reads one batch; true if the server has more.
-async fn batch(
+/// Reads the subject's first messages after the sequence `after`, in order, at most `most` of them.
+pub(super) async fn page(
     client: &Client,
     subject: &str,
     after: u64,
-    found: &mut Vec<Stored>,
-) -> Result<bool, ReadError> {
+    most: usize,
+) -> Result<PageOfStream, ReadError> {
+    let page = tokio::time::timeout(TIME_LIMIT, ask(client, subject, after, most));
+    page.await.map_err(|_| Unavailable::because("a read took longer than 5 s"))?
+}
+
+async fn ask(client: &Client, subject: &str, after: u64, most: usize) -> Result<PageOfStream, ReadError> {
     let inbox = client.new_inbox();
     let mut answers = client.subscribe(inbox.clone()).await.map_err(Unavailable::because)?;
-    let request = serde_json::json!({ "seq": after + 1, "next_by_subj": subject, "batch": BATCH });
+    let request = serde_json::json!({ "seq": after + 1, "next_by_subj": subject, "batch": most });
     let api = format!("$JS.API.DIRECT.GET.{STREAM}");
     let sent = client.publish_with_reply(api, inbox, request.to_string().into()).await;
     sent.map_err(Unavailable::because)?;
+    let mut commits = Vec::new();
     loop {
         let answer = answers.next().await.ok_or_else(|| Unavailable::because("the connection was closed"))?;
         match answer.status {
-            None => found.push(message(&answer)?),
-            // End of batch, with the number of messages that did not fit in.
+            None => commits.push(message(&answer)?),
+            // End of batch, with the number of messages that did not fit in: the server sends fewer
+            // than were asked for if they are large.
             Some(status) if status.as_u16() == 204 => {
-                return Ok(header::<u64>(&answer, "Nats-Num-Pending").unwrap_or(0) > 0);
+                let more = header::<u64>(&answer, "Nats-Num-Pending").unwrap_or(0) > 0;
+                return Ok(PageOfStream { more: more && !commits.is_empty(), commits });
             }
-            Some(StatusCode::NOT_FOUND) => return Ok(false),
+            Some(StatusCode::NOT_FOUND) => return Ok(PageOfStream { commits, more: false }),
             Some(StatusCode::NO_RESPONDERS) => {
                 return Err(Unavailable::because(format!("no stream {STREAM} answers")).into());
             }

@@ -19,7 +19,9 @@ use futures_util::{FutureExt, StreamExt};
 
 use super::memory::stored;
 use super::subjects::{ALL, STREAM, subject};
-use super::{Append, AppendError, EventLog, Message, ReadError, Stored, Unavailable, batch, direct_get};
+use super::{
+    Append, AppendError, EventLog, Message, PageOfStream, ReadError, Stored, Unavailable, batch, direct_get,
+};
 
 /// How long an append waits for its acknowledgement before its outcome counts as unknown.
 pub(crate) const ACK_LIMIT: Duration = Duration::from_secs(5);
@@ -214,8 +216,13 @@ impl EventLog for JetStreamLog {
         if self.allows_batches.load(Ordering::Relaxed) { batch::MESSAGES_MAX } else { 0 }
     }
 
-    fn load<'a>(&'a self, stream: &'a StreamId, after: u64) -> BoxFuture<'a, Result<Vec<Stored>, ReadError>> {
-        async move { direct_get::load(&self.client, &subject(stream), after).await }.boxed()
+    fn load_page<'a>(
+        &'a self,
+        stream: &'a StreamId,
+        after: u64,
+        most: usize,
+    ) -> BoxFuture<'a, Result<PageOfStream, ReadError>> {
+        async move { direct_get::page(&self.client, &subject(stream), after, most).await }.boxed()
     }
 
     fn read(&self, sequence: u64) -> BoxFuture<'_, Result<Option<Stored>, ReadError>> {

@@ -11,7 +11,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{BoxStream, StreamExt, unfold};
 use tokio::sync::watch;
 
-use super::{Append, AppendError, EventLog, Expected, Message, ReadError, Stored, Unavailable};
+use super::{Append, AppendError, EventLog, Expected, Message, PageOfStream, ReadError, Stored, Unavailable};
 
 /// A log that lives as long as its last clone.
 #[derive(Debug, Clone)]
@@ -85,10 +85,11 @@ impl MemoryLog {
         body.map(|body| stored(sequence, body)).transpose()
     }
 
-    fn load_now(&self, stream: &StreamId, after: u64) -> Result<Vec<Stored>, ReadError> {
+    fn load_page_now(&self, stream: &StreamId, after: u64, most: usize) -> Result<PageOfStream, ReadError> {
         let positions = self.commits().streams.get(stream).cloned().unwrap_or_default();
-        let later = positions.into_iter().filter(|position| *position > after);
-        later.filter_map(|position| self.read_now(position).transpose()).collect()
+        let later = &positions[positions.partition_point(|position| *position <= after)..];
+        let read = later.iter().take(most).filter_map(|position| self.read_now(*position).transpose());
+        Ok(PageOfStream { commits: read.collect::<Result<_, _>>()?, more: later.len() > most })
     }
 }
 
@@ -111,8 +112,13 @@ impl EventLog for MemoryLog {
         1_000
     }
 
-    fn load<'a>(&'a self, stream: &'a StreamId, after: u64) -> BoxFuture<'a, Result<Vec<Stored>, ReadError>> {
-        async move { self.load_now(stream, after) }.boxed()
+    fn load_page<'a>(
+        &'a self,
+        stream: &'a StreamId,
+        after: u64,
+        most: usize,
+    ) -> BoxFuture<'a, Result<PageOfStream, ReadError>> {
+        async move { self.load_page_now(stream, after, most) }.boxed()
     }
 
     fn read(&self, sequence: u64) -> BoxFuture<'_, Result<Option<Stored>, ReadError>> {

@@ -12,6 +12,7 @@ mod subjects;
 use bytes::Bytes;
 use domain::commit::{DecodeError, Hash};
 use domain::{Commit, StreamId};
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 
@@ -60,6 +61,17 @@ pub struct Stored {
     /// Of the commit's bytes as stored.
     pub hash: Hash,
 }
+
+/// Some commits of one stream, in order.
+#[derive(Debug, Clone, Default)]
+pub struct PageOfStream {
+    pub commits: Vec<Stored>,
+    /// Whether there are others after these. Never true of an empty page.
+    pub more: bool,
+}
+
+/// Commits read at a time.
+const PAGE_MAX: usize = 1_000;
 
 /// The log can't do it now; it may be able to later.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -114,8 +126,33 @@ pub trait EventLog: Send + Sync + 'static {
     /// Most messages that a batch can have; 0 if the log takes no batches.
     fn batch_max(&self) -> usize;
 
+    /// The first commits of one stream after the position `after`, in order, at most `most` of them.
+    fn load_page<'a>(
+        &'a self,
+        stream: &'a StreamId,
+        after: u64,
+        most: usize,
+    ) -> BoxFuture<'a, Result<PageOfStream, ReadError>>;
+
     /// All commits of one stream after the position `after`, in order.
-    fn load<'a>(&'a self, stream: &'a StreamId, after: u64) -> BoxFuture<'a, Result<Vec<Stored>, ReadError>>;
+    fn load<'a>(
+        &'a self,
+        stream: &'a StreamId,
+        mut after: u64,
+    ) -> BoxFuture<'a, Result<Vec<Stored>, ReadError>> {
+        async move {
+            let mut all = Vec::new();
+            loop {
+                let PageOfStream { commits, more } = self.load_page(stream, after, PAGE_MAX).await?;
+                after = commits.last().map_or(after, |last| last.sequence);
+                all.extend(commits);
+                if !more {
+                    return Ok(all);
+                }
+            }
+        }
+        .boxed()
+    }
 
     /// The commit at a position, if the log reaches that far.
     fn read(&self, sequence: u64) -> BoxFuture<'_, Result<Option<Stored>, ReadError>>;
