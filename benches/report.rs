@@ -97,27 +97,29 @@ impl Report {
         self.lines == 0
     }
 
-    /// Notes the rounds of a figure, each with its value and its baseline (0 where there is none).
-    pub fn note(&mut self, figure: &Figure, rounds: &[(f64, f64)]) {
+    /// Notes the rounds of a figure, each with its value and its baseline, if it has one.
+    pub fn note(&mut self, figure: &Figure, rounds: &[(f64, Option<f64>)]) {
         let Figure { group, name, unit, target } = figure;
         let value = median(rounds.iter().map(|round| round.0));
-        let baseline = median(rounds.iter().map(|round| round.1));
-        let ratios: Vec<f64> = rounds.iter().map(|(value, baseline)| value / baseline).collect();
+        let baseline = median(rounds.iter().filter_map(|round| round.1));
+        let ratios: Vec<f64> =
+            rounds.iter().filter_map(|(value, baseline)| Some(value / (*baseline)?)).collect();
         let ratio = median(ratios.iter().copied());
         let met = target.is_met(value, baseline, ratio);
-        let spread =
-            (ratios.iter().copied().fold(f64::MAX, f64::min), ratios.iter().copied().fold(0.0, f64::max));
+        let spread = ratios.iter().copied().reduce(f64::min).zip(ratios.iter().copied().reduce(f64::max));
+        let number =
+            |number: f64, digits| if number.is_nan() { "–".into() } else { format!("{number:.digits$}") };
         println!(
-            "{:<28} {:>12} {:>12} {:>8}  {:<14} {}  ({:.2} to {:.2})",
+            "{:<28} {:>12} {:>12} {:>8}  {:<14} {}  {}",
             format!("{group}/{name}"),
-            format!("{value:.*} {unit}", digits(value)),
-            format!("{baseline:.*}", digits(baseline)),
-            format!("{ratio:.2}"),
+            format!("{} {unit}", number(value, digits(value))),
+            number(baseline, digits(baseline)),
+            number(ratio, 2),
             target.describe(unit),
             if met { "yes" } else { "NO " },
-            spread.0,
-            spread.1,
+            spread.map_or(String::new(), |(least, most)| format!("({least:.2} to {most:.2})")),
         );
+        // What isn't a number is null in JSON.
         let line = json!({
             "group": group, "figure": name, "value": value, "unit": unit, "baseline": baseline, "ratio": ratio,
             "target": target.describe(unit), "met": met, "rounds": rounds.len(), "at": infra::clock::Clock::system().now(),
@@ -142,7 +144,7 @@ pub async fn interleaved<V, B>(
     plan: &Plan,
     mut value: impl FnMut() -> V,
     mut baseline: impl FnMut() -> B,
-) -> Vec<(f64, f64)>
+) -> Vec<(f64, Option<f64>)>
 where
     V: Future<Output = f64>,
     B: Future<Output = f64>,
@@ -150,7 +152,7 @@ where
     let mut rounds = Vec::new();
     for _ in 0..plan.rounds() {
         let baseline = baseline().await;
-        rounds.push((value().await, baseline));
+        rounds.push((value().await, Some(baseline)));
     }
     rounds
 }

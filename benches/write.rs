@@ -6,14 +6,15 @@ use std::time::{Duration, Instant};
 
 use async_nats::jetstream::{self, stream};
 use bytes::Bytes;
+use domain::StreamId;
 use domain::commit::Hash;
 use futures_util::{StreamExt, stream as futures};
-use infra::log::{Append, EventLog, Expected, Message};
+use infra::log::{Append, EventLog, Expected, JetStreamLog, Message};
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 
 use crate::load::{self, Requests, Until};
-use crate::report::{Figure, Plan, Report, Target, interleaved};
+use crate::report::{Figure, Plan, Report, Target, interleaved, median};
 use crate::servers::{Commands, Servers};
 
 const GROUP: &str = "write";
@@ -33,6 +34,15 @@ pub async fn measure(plan: &Plan, report: &mut Report) {
     }
     if plan.wants(GROUP, "hot-sku") {
         hot_sku(plan, report).await;
+    }
+    if plan.wants(GROUP, "long-log") {
+        long_log(plan, report).await;
+    }
+    if plan.wants(GROUP, "cold-aggregate") {
+        cold_aggregate(plan, report).await;
+    }
+    if plan.wants(GROUP, "memory") {
+        memory(plan, report).await;
     }
 }
 
@@ -98,6 +108,96 @@ async fn hot_sku(plan: &Plan, report: &mut Report) {
     report.note(&figure, &rounds.await);
     commands.stop().await;
     servers.stop().await;
+}
+
+/// A command at a time, on a log that is long and on one that is short.
+async fn long_log(plan: &Plan, report: &mut Report) {
+    let figure = Figure { group: GROUP, name: "long-log", unit: "ms", target: Target::RatioAtMost(1.2) };
+    let (long, short) = (Servers::start().await, Servers::start().await);
+    fill(&long.log().await, if plan.quick { 200_000 } else { 2_000_000 }).await;
+    fill(&short.log().await, 10_000).await;
+    let (of_long, of_short) = (Commands::start(&long, &[]).await, Commands::start(&short, &[]).await);
+    let p50 = async |commands: &Commands| {
+        load::run(&commands.address, 1, Until::Elapsed(plan.round()), new_carts()).await.p50_ms()
+    };
+    let rounds = interleaved(plan, async || p50(&of_long).await, async || p50(&of_short).await);
+    report.note(&figure, &rounds.await);
+    for (commands, servers) in [(of_long, long), (of_short, short)] {
+        commands.stop().await;
+        servers.stop().await;
+    }
+}
+
+/// Appends so many commits, ten to a stream.
+async fn fill(log: &JetStreamLog, commits: u64) {
+    let batches = futures::iter(0..commits / 1_000).map(|_| async {
+        let mut batch = Vec::with_capacity(1_000);
+        for _ in 0..100 {
+            let stream: StreamId =
+                format!("cart/{}", uuid::Uuid::from_u128(fresh())).parse().expect("a stream");
+            batch.push(append(&stream, Expected::Position(0)));
+            batch.extend((1..10).map(|_| append(&stream, Expected::AfterPrevious)));
+        }
+        log.append_batch(&batch).await.expect("appended");
+    });
+    batches.buffer_unordered(2).collect::<()>().await;
+}
+
+fn append(stream: &StreamId, expected: Expected) -> Append {
+    let body = Bytes::from(format!("{:x}{}", fresh(), "x".repeat(COMMIT_BYTES - 20)));
+    Append { message: Message { stream: stream.clone(), hash: Hash::of(&body), body }, expected }
+}
+
+/// The first command of a process to an aggregate with many events, and to one with few.
+async fn cold_aggregate(plan: &Plan, report: &mut Report) {
+    let figure =
+        Figure { group: GROUP, name: "cold-aggregate", unit: "ms", target: Target::RatioAtMost(3.0) };
+    let skus = if plan.quick { 5 } else { 20 };
+    let servers = Servers::start().await;
+    let commands = Commands::start(&servers, &[]).await;
+    for sku in 0..skus {
+        for (size, events) in [("MANY", 10_000), ("FEW", 10)] {
+            let sku = format!("{size}-{sku}");
+            product(&commands, &sku).await;
+            let receipts: Requests = Arc::new(move |_| receipt(&sku));
+            load::run(&commands.address, 64, Until::Answered(events), receipts).await;
+        }
+    }
+    // A due snapshot is put off for a second.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    commands.stop().await;
+    let mut rounds = Vec::new();
+    for _ in 0..plan.rounds() {
+        let commands = Commands::start(&servers, &[]).await;
+        let mut connection = load::Connection::open(&commands.address).await;
+        let (mut many, mut few) = (Vec::new(), Vec::new());
+        for sku in 0..skus {
+            for (size, latencies) in [("FEW", &mut few), ("MANY", &mut many)] {
+                let sent = Instant::now();
+                connection.send(&receipt(&format!("{size}-{sku}"))).await;
+                latencies.push(sent.elapsed().as_secs_f64() * 1e3);
+            }
+        }
+        rounds.push((median(many), Some(median(few))));
+        commands.stop().await;
+    }
+    report.note(&figure, &rounds);
+    servers.stop().await;
+}
+
+async fn memory(plan: &Plan, report: &mut Report) {
+    let figure = Figure { group: GROUP, name: "memory", unit: "MB", target: Target::ValueAtMost(300.0) };
+    let servers = Servers::start().await;
+    let commands = Commands::start(&servers, &[]).await;
+    let aggregates = if plan.quick { 200_000 } else { 1_000_000 };
+    load::run(&commands.address, 256, Until::Answered(aggregates), new_carts()).await;
+    report.note(&figure, &[(commands.memory_mb(), None)]);
+    commands.stop().await;
+    servers.stop().await;
+}
+
+fn receipt(sku: &str) -> String {
+    load::post(&format!("/v1/stock/{sku}/receipts"), "{\"quantity\": 1}", fresh())
 }
 
 async fn product(commands: &Commands, sku: &str) {
@@ -204,15 +304,8 @@ async fn batches(plan: &Plan) {
         let limit = plan.round() / 2;
         let appends = futures::repeat_with(|| async {
             let sent = Instant::now();
-            let batch: Vec<Append> = (0..size)
-                .map(|_| {
-                    let stream =
-                        format!("cart/{}", uuid::Uuid::from_u128(fresh())).parse().expect("a stream");
-                    let body = Bytes::from(format!("{:x}{}", fresh(), "x".repeat(COMMIT_BYTES)));
-                    let message = Message { stream, hash: Hash::of(&body), body };
-                    Append { message, expected: Expected::Position(0) }
-                })
-                .collect();
+            let stream = || format!("cart/{}", uuid::Uuid::from_u128(fresh())).parse().expect("a stream");
+            let batch: Vec<Append> = (0..size).map(|_| append(&stream(), Expected::Position(0))).collect();
             match batch.as_slice() {
                 [single] => log.append(&single.message, 0).await.expect("appended"),
                 batch => log.append_batch(batch).await.expect("appended"),

@@ -247,7 +247,7 @@ impl<A: Aggregate> Memory<A> {
         self.snapshot_version = self.snapshot_version.max(folded.version);
         if folded.sequence > self.confirmed.sequence {
             self.confirmed = folded;
-            self.done = DoneBefore::default();
+            self.done = DoneBefore::with_capacity(done.len());
             done.into_iter().for_each(|(id, sequence, at)| self.done.note(id, sequence, at));
         }
     }
@@ -285,6 +285,10 @@ impl<A: Aggregate> Folded<A> {
 }
 
 impl DoneBefore {
+    fn with_capacity(commands: usize) -> Self {
+        Self { positions: HashMap::with_capacity(commands), in_order: VecDeque::with_capacity(commands) }
+    }
+
     fn note(&mut self, id: CommandId, sequence: u64, recorded_at: DateTime<Utc>) {
         self.positions.insert(id, sequence);
         self.in_order.push_back((recorded_at, id));

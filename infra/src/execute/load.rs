@@ -11,7 +11,7 @@ use super::snapshot::Snapshot;
 use crate::log::{PageOfStream, ReadError, Stored};
 
 /// Commits of a stream that are read before a snapshot is asked for.
-const FIRST_PAGE: usize = 64;
+const FIRST_PAGE: usize = 16;
 
 /// Events after which the next snapshot is due.
 const SNAPSHOT_EVENTS: u64 = 200;
