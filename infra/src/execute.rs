@@ -9,6 +9,7 @@
 //! before it is true: an answer that rests on what is still on its way waits until that has arrived,
 //! and when it doesn't arrive, all that rests on it is decided again.
 
+mod done;
 mod entry;
 mod load;
 mod snapshot;

@@ -1,6 +1,6 @@
 //! One aggregate in memory: what the log has of it, and what is on its way there.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, Utc};
@@ -9,6 +9,7 @@ use domain::{Aggregate, CommandId, Commit};
 use tokio::sync::{Notify, oneshot};
 
 use super::decode;
+use super::done::DoneBefore;
 use super::snapshot::Snapshot;
 use crate::log::{ReadError, Stored};
 use crate::writer;
@@ -76,13 +77,6 @@ struct Pending<E> {
     recorded_at: DateTime<Utc>,
     events: Vec<E>,
     answer: oneshot::Sender<Outcome<E>>,
-}
-
-/// The commands that led to this aggregate, and where their commits are.
-#[derive(Debug, Default)]
-struct DoneBefore {
-    positions: HashMap<CommandId, u64>,
-    in_order: VecDeque<(DateTime<Utc>, CommandId)>,
 }
 
 impl<A: Aggregate> Default for Entry<A> {
@@ -157,7 +151,7 @@ impl<A: Aggregate> Memory<A> {
 
     /// Position of the command's commit.
     pub fn done_before(&self, command: CommandId) -> Option<u64> {
-        self.done.positions.get(&command).copied()
+        self.done.position(command)
     }
 
     /// Number that the next commit will have.
@@ -247,8 +241,7 @@ impl<A: Aggregate> Memory<A> {
         self.snapshot_version = self.snapshot_version.max(folded.version);
         if folded.sequence > self.confirmed.sequence {
             self.confirmed = folded;
-            self.done = DoneBefore::with_capacity(done.len());
-            done.into_iter().for_each(|(id, sequence, at)| self.done.note(id, sequence, at));
+            self.done = done.into();
         }
     }
 
@@ -259,10 +252,9 @@ impl<A: Aggregate> Memory<A> {
         due
     }
 
-    pub fn snapshot(&self) -> Snapshot<A> {
-        let position = |id| self.done.positions.get(id).copied().unwrap_or_default();
-        let done = self.done.in_order.iter().map(|(at, id)| (*id, position(id), *at));
-        Snapshot { folded: self.confirmed.clone(), done: done.collect() }
+    /// What a snapshot is made of: the state, and the commands that led to it.
+    pub fn to_keep(&self) -> (Folded<A>, DoneBefore) {
+        (self.confirmed.clone(), self.done.clone())
     }
 
     pub fn snapshot_kept(&mut self, version: u64) {
@@ -281,23 +273,5 @@ impl<A: Aggregate> Folded<A> {
         events.iter().for_each(|event| self.state.evolve(event));
         self.version = version;
         self.hash = Some(hash);
-    }
-}
-
-impl DoneBefore {
-    fn with_capacity(commands: usize) -> Self {
-        Self { positions: HashMap::with_capacity(commands), in_order: VecDeque::with_capacity(commands) }
-    }
-
-    fn note(&mut self, id: CommandId, sequence: u64, recorded_at: DateTime<Utc>) {
-        self.positions.insert(id, sequence);
-        self.in_order.push_back((recorded_at, id));
-    }
-
-    fn forget_before(&mut self, time: DateTime<Utc>) {
-        while let Some((_, id)) = self.in_order.front().filter(|(recorded_at, _)| *recorded_at < time) {
-            self.positions.remove(id);
-            self.in_order.pop_front();
-        }
     }
 }

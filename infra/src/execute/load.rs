@@ -96,7 +96,8 @@ impl<A: Aggregate> Executor<A> {
         let (snapshots, stream, entry) = (self.snapshots.clone(), stream.clone(), entry.clone());
         tokio::spawn(async move {
             tokio::time::sleep(SNAPSHOT_PAUSE).await;
-            let snapshot = entry.memory().snapshot();
+            let (folded, done) = entry.memory().to_keep();
+            let snapshot = Snapshot { folded, done: done.records() };
             if let Err(error) = snapshots.save(&stream, snapshot.encode()).await {
                 tracing::warn!(%stream, %error, "a snapshot can't be kept; the log has all of it");
             }

@@ -1,24 +1,19 @@
 //! The form of a snapshot: a head in JSON, then the ids of the commands that led there.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use chrono::{DateTime, Utc};
+use domain::Aggregate;
 use domain::commit::Hash;
-use domain::{Aggregate, CommandId};
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
+use super::done::Records;
 use super::entry::Folded;
 
 /// Version of this form.
 const FORM: u32 = 1;
 
-/// A command that led to the state: its id, the position of its commit, and when that was recorded.
-pub(super) type Done = (CommandId, u64, DateTime<Utc>);
-
 pub(super) struct Snapshot<A> {
     pub folded: Folded<A>,
-    /// In the order in which they were recorded.
-    pub done: Vec<Done>,
+    pub done: Records,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -38,14 +33,11 @@ impl<A: Aggregate> Snapshot<A> {
         let head =
             Head { form: FORM, code: A::CODE, version: *version, sequence: *sequence, hash: *hash, state };
         let head = serde_json::to_vec(&head).unwrap_or_else(|error| unreachable!("plain data: {error}"));
-        let mut bytes = BytesMut::with_capacity(4 + head.len() + self.done.len() * 32);
+        let done = self.done.as_bytes();
+        let mut bytes = BytesMut::with_capacity(4 + head.len() + done.len());
         bytes.put_u32(u32::try_from(head.len()).unwrap_or(u32::MAX));
         bytes.put_slice(&head);
-        for (CommandId(id), sequence, recorded_at) in &self.done {
-            bytes.put_slice(id.as_bytes());
-            bytes.put_u64(*sequence);
-            bytes.put_i64(recorded_at.timestamp_micros());
-        }
+        bytes.put_slice(done);
         bytes.freeze()
     }
 
@@ -57,16 +49,10 @@ impl<A: Aggregate> Snapshot<A> {
         }
         let head: Head<serde_json::Value, Vec<String>> =
             serde_json::from_slice(&bytes.split_to(length)).ok()?;
-        if head.form != FORM || head.code != A::CODE || !bytes.len().is_multiple_of(32) {
+        if head.form != FORM || head.code != A::CODE {
             return None;
         }
-        let mut done = Vec::with_capacity(bytes.len() / 32);
-        while bytes.has_remaining() {
-            let id = Uuid::from_u128(bytes.get_u128());
-            let (sequence, recorded_at) =
-                (bytes.get_u64(), DateTime::from_timestamp_micros(bytes.get_i64())?);
-            done.push((CommandId(id), sequence, recorded_at));
-        }
+        let done = Records::from_bytes(bytes)?;
         let Head { version, sequence, hash, state, .. } = head;
         let state = serde_json::from_value(state).ok()?;
         Some(Self { folded: Folded { state, version, hash, sequence }, done })
@@ -75,8 +61,12 @@ impl<A: Aggregate> Snapshot<A> {
 
 #[cfg(test)]
 mod tests {
+    use chrono::DateTime;
+    use domain::CommandId;
     use domain::stock::{Command, Stock};
+    use uuid::Uuid;
 
+    use super::super::done::DoneBefore;
     use super::*;
 
     #[test]
@@ -86,13 +76,15 @@ mod tests {
             state.evolve(&event);
         }
         let folded = Folded { state, version: 1, hash: Some(Hash::of(b"x")), sequence: 7 };
-        let at = DateTime::from_timestamp_micros(1_700_000_000_123_456).unwrap();
-        let done = vec![(CommandId(Uuid::from_u128(1)), 7, at)];
-        let bytes = Snapshot { folded: folded.clone(), done: done.clone() }.encode();
+        let mut done = DoneBefore::default();
+        done.note(CommandId(Uuid::from_u128(1)), 7, DateTime::from_timestamp(1_700_000_000, 0).unwrap());
+        let bytes = Snapshot { folded: folded.clone(), done: done.records() }.encode();
         let read = Snapshot::<Stock>::decode(bytes.clone()).unwrap();
         assert_eq!((read.folded.state, read.folded.version), (folded.state, 1));
-        assert_eq!((read.folded.sequence, read.folded.hash, read.done), (7, folded.hash, done));
-        for length in 0..bytes.len() - 32 {
+        assert_eq!((read.folded.sequence, read.folded.hash), (7, folded.hash));
+        assert_eq!(read.done.as_bytes(), done.records().as_bytes());
+        let head = bytes.len() - read.done.as_bytes().len();
+        for length in (0..bytes.len()).filter(|length| *length != head) {
             assert!(Snapshot::<Stock>::decode(bytes.slice(..length)).is_none(), "{length}");
         }
         let mut other = bytes.to_vec();
