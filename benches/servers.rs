@@ -21,7 +21,7 @@ impl Servers {
         let folder = tempfile::Builder::new().prefix("cartulary-bench-").tempdir().expect("a folder");
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(folder.path(), open).expect("permissions");
-        let options = NatsOptions { port: Some(free_port()) };
+        let options = NatsOptions { port: Some(free_port()), ..NatsOptions::default() };
         let nats = NatsServer::start(&folder.path().join("nats"), &options).await.expect("nats-server");
         let options = PostgresOptions { port: Some(free_port()), ..PostgresOptions::default() };
         let postgres =

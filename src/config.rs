@@ -82,6 +82,13 @@ pub struct Platform {
     /// own without.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: Option<String>,
+    /// Where the log's nats-server tells about itself, such as http://host:8222, to check how it
+    /// syncs; `dev` knows that of its own.
+    #[arg(long, env = "NATS_MONITORING_URL")]
+    pub nats_monitoring_url: Option<String>,
+    /// Work on a log whose stream or server is configured so that what is acknowledged may get lost.
+    #[arg(long, env = "CARTULARY_ACCEPT_UNSAFE_LOG", value_parser = clap::builder::FalseyValueParser::new())]
+    pub accept_unsafe_log: bool,
     /// Copies of each message of the log: 1 on a single server, 3 in a cluster.
     #[arg(long, env = "CARTULARY_LOG_REPLICAS", default_value_t = 1)]
     pub log_replicas: usize,

@@ -29,6 +29,9 @@ pub async fn run(mut options: Dev) -> anyhow::Result<ExitCode> {
         }),
     };
     options.platform.log_bytes_max.get_or_insert(log_bytes_max(folder.path()));
+    if let Some(own) = &embedded {
+        options.platform.nats_monitoring_url.get_or_insert(own.nats.monitoring_url());
+    }
     let own = embedded.as_ref().map(|own| (own.nats.url().to_owned(), own.postgres.url().to_owned()));
     let outcome = tokio::select! {
         outcome = serve(&options, &folder, own) => outcome,
@@ -52,6 +55,11 @@ async fn serve(options: &Dev, folder: &DataFolder, own: Option<(String, String)>
     let postgres = settings.database_url.clone().or(own_postgres).context("there is no Postgres")?;
     let platform = Platform::start(settings, &nats, &postgres, &ALL_ROLES).await?;
     let served = async {
+        anyhow::ensure!(
+            platform.unsafe_log.is_empty(),
+            "the log is not safe to work on: {}",
+            platform.unsafe_log.join("; ")
+        );
         if !options.no_seed {
             starter::seed(folder.path(), &platform.url(), platform.log_was_empty).await?;
         }

@@ -27,6 +27,8 @@ pub struct Health {
     log: Arc<dyn EventLog>,
     pool: PgPool,
     readers: Vec<Reader>,
+    /// Why the log is not safe to work on, if it isn't.
+    unsafe_log: Vec<String>,
 }
 
 /// Somebody who follows the log.
@@ -60,8 +62,8 @@ pub struct Ready {
 }
 
 impl Health {
-    pub fn new(log: Arc<dyn EventLog>, pool: PgPool) -> Self {
-        Self { log, pool, readers: Vec::new() }
+    pub fn new(log: Arc<dyn EventLog>, pool: PgPool, unsafe_log: Vec<String>) -> Self {
+        Self { log, pool, readers: Vec::new(), unsafe_log }
     }
 
     pub fn watch_projection(&mut self, name: &'static str, status: watch::Receiver<projections::Status>) {
@@ -91,7 +93,7 @@ impl Health {
         let end = tokio::time::timeout(ANSWER_LIMIT, self.log.end());
         let database = tokio::time::timeout(ANSWER_LIMIT, sqlx::query("select 1").execute(&self.pool));
         let (end, database) = tokio::join!(end, database);
-        let mut reasons = Vec::new();
+        let mut reasons = self.unsafe_log.clone();
         let end = match end {
             Ok(Ok(end)) => Some(end),
             Ok(Err(error)) => {

@@ -8,6 +8,7 @@ mod health;
 mod history;
 mod import;
 mod platform;
+mod safety;
 mod serve;
 mod shutdown;
 mod starter;

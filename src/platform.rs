@@ -36,6 +36,9 @@ pub struct Platform {
     pub address: SocketAddr,
     /// Whether the log had no commits when it started.
     pub log_was_empty: bool,
+    /// Why the log is not safe to work on, if it isn't; then commands are refused, and nothing else
+    /// is done with it.
+    pub unsafe_log: Vec<String>,
     pool: PgPool,
     stop: watch::Sender<bool>,
     server: tokio::task::JoinHandle<std::io::Result<()>>,
@@ -52,6 +55,7 @@ struct Shared {
     snapshots: Arc<dyn Snapshots>,
     executors: Arc<Executors>,
     checkpoints: Arc<Checkpoints>,
+    unsafe_log: Vec<String>,
 }
 
 impl Platform {
@@ -67,7 +71,7 @@ impl Platform {
     ) -> anyhow::Result<Self> {
         let shared = Shared::open(options, nats_url, database_url).await?;
         let log_was_empty = shared.log.end().await? == 0;
-        let mut health = Health::new(shared.log.clone(), shared.pool.clone());
+        let mut health = Health::new(shared.log.clone(), shared.pool.clone(), shared.unsafe_log.clone());
         let mut workers = JoinSet::new();
         let mut router = utoipa_axum::router::OpenApiRouter::with_openapi(crate::serve::description());
         for role in [Role::CommandApi, Role::QueryApi, Role::Projections, Role::Sagas] {
@@ -89,7 +93,8 @@ impl Platform {
             };
             axum::serve(listener, app).with_graceful_shutdown(stopped).await
         });
-        Ok(Self { address, log_was_empty, pool: shared.pool, stop, server, workers })
+        let Shared { pool, unsafe_log, .. } = shared;
+        Ok(Self { address, log_was_empty, unsafe_log, pool, stop, server, workers })
     }
 
     /// `http://127.0.0.1:8080`
@@ -120,12 +125,13 @@ impl Shared {
         let snapshots: Arc<dyn Snapshots> = Arc::new(snapshots);
         let pool = connect_postgres(database_url, options.database_connections_max).await?;
         projections::migrate_all(&pool).await.context("the read models' tables can't be made")?;
+        let unsafe_log = crate::safety::reasons(options, &settings, &jetstream, &pool).await?;
         let (log, clock): (Arc<dyn EventLog>, _) = (Arc::new(jetstream), Clock::system());
         let writer = Writer::new(log.clone(), options.writer_settings());
         let settings = options.execute_settings();
         let executors = Arc::new(Executors::new(&writer, &snapshots, &clock, &settings));
         let checkpoints = Arc::new(Checkpoints::new(pool.clone()));
-        Ok(Self { log, timers, pool, clock, writer, snapshots, executors, checkpoints })
+        Ok(Self { log, timers, pool, clock, writer, snapshots, executors, checkpoints, unsafe_log })
     }
 
     async fn start_role(
@@ -143,13 +149,19 @@ impl Shared {
                 let api = Arc::new(CommandApi::new(log, executors, self.checkpoints.clone(), methods));
                 let worker = api.clone();
                 workers.spawn(async move { worker.run().await });
-                router.merge(command_api::router(api))
+                let commands = command_api::router(api);
+                router.merge(match self.unsafe_log.is_empty() {
+                    true => commands,
+                    false => crate::serve::refuse(commands),
+                })
             }
             Role::QueryApi => {
                 let limit = Duration::from_millis(options.freshness_limit_ms);
                 let api = QueryApi::new(self.pool.clone(), self.checkpoints.clone(), limit);
                 router.merge(query_api::router(Arc::new(api)))
             }
+            // Over another log, they would skip what is in it, or do again what was done.
+            Role::Projections | Role::Sagas if !self.unsafe_log.is_empty() => router,
             Role::Projections => {
                 for projection in projections::all() {
                     let (status, seen) = watch::channel(projections::Status::default());

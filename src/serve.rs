@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use axum::extract::Request;
 use axum::http::{Method, StatusCode};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -59,6 +60,14 @@ pub fn app(roles: OpenApiRouter, health: Arc<Health>) -> Router {
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(CatchPanicLayer::custom(panicked))
+}
+
+/// The same routes, which all say that nothing may be appended to this log.
+pub fn refuse(commands: OpenApiRouter) -> OpenApiRouter {
+    commands.layer(axum::middleware::from_fn(async |_: Request, _: Next| {
+        let detail = "the log is not safe to append to; /readyz tells why";
+        Problem::unavailable("log_unsafe", detail, 60)
+    }))
 }
 
 async fn not_found(request: Request) -> Problem {

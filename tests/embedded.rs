@@ -295,7 +295,7 @@ async fn a_start_that_fails_says_why() {
     let place = Folder::new();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = listener.local_addr().expect("an address").port();
-    let options = NatsOptions { port: Some(port) };
+    let options = NatsOptions { port: Some(port), ..NatsOptions::default() };
     let error = NatsServer::start(&place.path().join("nats"), &options).await.expect_err("it is taken");
     assert!(error.to_string().contains("address already in use"), "{error}");
     let options = PostgresOptions { port: Some(port), shared_buffers: "16MB" };

@@ -3,42 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::DateTime;
-use domain::commit::{ENVELOPE_VERSION, Hash};
-use domain::{CommandId, Commit, RecordedEvent, StreamId, stock};
+use domain::StreamId;
 use futures_util::StreamExt;
 use infra::follow::Follower;
-use infra::log::{Append, AppendError, EventLog, Expected, MemoryLog, Message};
-use uuid::Uuid;
+use infra::log::{Append, AppendError, EventLog, Expected, MemoryLog};
 
 use crate::support::eventually;
 use crate::support::servers::Nats;
+use crate::support::stock::{commit, message};
 
 fn stream(id: &str) -> StreamId {
     format!("stock/{id}").parse().expect("a stream")
-}
-
-fn commit(stream: &StreamId, version: u64, quantity: u32) -> Commit {
-    let id = CommandId(Uuid::now_v7());
-    let event = stock::Event::Received { quantity };
-    Commit {
-        envelope: ENVELOPE_VERSION,
-        id,
-        request: Hash::of(b"request"),
-        stream: stream.clone(),
-        version,
-        previous: None,
-        recorded_at: DateTime::UNIX_EPOCH,
-        actor: "test".into(),
-        correlation: id,
-        causation: None,
-        trace_parent: None,
-        events: vec![RecordedEvent::encode(&event, id, 0, DateTime::UNIX_EPOCH)],
-    }
-}
-
-fn message(commit: &Commit) -> Message {
-    Message::from(commit)
 }
 
 /// Everything that the platform relies on.

@@ -5,6 +5,7 @@ mod execute;
 mod journeys;
 mod log_contract;
 mod projections;
+mod safety;
 mod simulation;
 mod snapshots;
 mod support;

@@ -6,13 +6,14 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use domain::commit::Hash;
 use sqlx::{PgConnection, PgPool};
 use tokio::sync::{Notify, watch};
 
 /// How often the table is read while somebody waits: one reader for all who wait.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// Makes the table of checkpoints where there is none yet.
+/// Makes the table of checkpoints, and that of the log's identity, where there are none yet.
 ///
 /// # Errors
 /// Postgres does not answer or does not accept the table.
@@ -23,7 +24,12 @@ pub async fn migrate(pool: &PgPool) -> Result<(), sqlx::Error> {
              reader text primary key,
              version int not null default 1,
              position bigint not null default 0,
-             moved_at timestamptz not null default now()
+             moved_at timestamptz not null default now(),
+             hash text
+         );
+         create table if not exists cartulary.log (
+             one bool primary key default true check (one),
+             identity text not null
          );",
     )
     .execute(pool)
@@ -45,6 +51,7 @@ pub async fn read(connection: &mut PgConnection, reader: &str) -> Result<u64, sq
 }
 
 /// Moves the reader's checkpoint; false, and nothing moved, if it is not where the caller left it.
+/// The hash is that of the commit at the new position, by which another log is noticed.
 ///
 /// # Errors
 /// Postgres does not answer.
@@ -53,16 +60,18 @@ pub async fn advance(
     reader: &str,
     from: u64,
     to: u64,
+    hash: Option<Hash>,
 ) -> Result<bool, sqlx::Error> {
     let done = sqlx::query(
-        "insert into cartulary.checkpoints as checkpoint (reader, position)
-         select $1, $3 where $2 = 0 or exists (select from cartulary.checkpoints where reader = $1)
-         on conflict (reader) do update set position = excluded.position, moved_at = now()
+        "insert into cartulary.checkpoints as checkpoint (reader, position, hash)
+         select $1, $3, $4 where $2 = 0 or exists (select from cartulary.checkpoints where reader = $1)
+         on conflict (reader) do update set position = excluded.position, hash = excluded.hash, moved_at = now()
          where checkpoint.position = $2",
     )
     .bind(reader)
     .bind(from.cast_signed())
     .bind(to.cast_signed())
+    .bind(hash.map(String::from))
     .execute(connection)
     .await?;
     Ok(done.rows_affected() == 1)

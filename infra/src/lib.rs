@@ -4,6 +4,7 @@ pub mod checkpoint;
 pub mod clock;
 pub mod embedded;
 pub mod execute;
+pub mod fence;
 pub mod follow;
 pub mod http;
 pub mod log;

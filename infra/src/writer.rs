@@ -292,6 +292,7 @@ impl Inner {
 }
 
 fn measure(kind: &'static str, began: Instant, size: usize) {
+    tracing::trace!(kind, size, took_us = began.elapsed().as_micros(), "appended");
     metrics::histogram!("cartulary_writer_append_seconds", "kind" => kind).record(began.elapsed());
     metrics::histogram!("cartulary_writer_append_commits", "kind" => kind).record(size as f64);
 }

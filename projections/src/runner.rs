@@ -98,9 +98,9 @@ impl Worker {
         loop {
             let batch = follower.batch(self.batch_max).await?;
             let (happened, unreadable) = decode(&batch, self.projection.categories());
-            if let Some((to, happened)) = happened {
-                self.apply(position, to, &happened).await?;
-                position = to;
+            if let Some((last, happened)) = happened {
+                self.apply(position, last, &happened).await?;
+                position = last.sequence;
                 self.status.send_replace(Status { position, stopped: None });
                 self.batch_max = (self.batch_max * 2).min(BATCH_MAX);
             }
@@ -112,8 +112,8 @@ impl Worker {
         checkpoint::read(&mut *self.pool.acquire().await?, self.projection.name()).await
     }
 
-    /// Applies what happened between the two positions.
-    async fn apply(&self, from: u64, to: u64, happened: &[Happened]) -> Result<(), Error> {
+    /// Applies what happened after a position, up to and with a commit.
+    async fn apply(&self, from: u64, last: &Stored, happened: &[Happened]) -> Result<(), Error> {
         let projection = self.projection.as_ref();
         let settings = format!(
             "set local search_path = {}, public; set local plan_cache_mode = force_custom_plan",
@@ -126,7 +126,8 @@ impl Worker {
             .await
             .map_err(Error::Unavailable)?;
         // The checkpoint comes first: another worker waits for it here, before it has done anything.
-        let advanced = checkpoint::advance(&mut transaction, projection.name(), from, to).await;
+        let (to, hash) = (last.sequence, Some(last.hash));
+        let advanced = checkpoint::advance(&mut transaction, projection.name(), from, to, hash).await;
         if !advanced.map_err(Error::Unavailable)? {
             return Err(Error::Overtaken);
         }
@@ -148,24 +149,24 @@ impl Worker {
     }
 }
 
-/// What happened up to the last position that is readable, and the trouble with the next one.
-type Decoded = (Option<(u64, Vec<Happened>)>, Result<(), Error>);
+/// What happened up to the last commit that is readable, and the trouble with the next one.
+type Decoded<'b> = (Option<(&'b Stored, Vec<Happened>)>, Result<(), Error>);
 
-fn decode(batch: &[Stored], categories: &[&str]) -> Decoded {
+fn decode<'b>(batch: &'b [Stored], categories: &[&str]) -> Decoded<'b> {
     let mut all = Vec::with_capacity(batch.len());
-    let mut to = None;
+    let mut last = None;
     for stored in batch {
         let ours = categories.contains(&stored.commit.stream.category());
         match if ours { Happened::all_of(stored) } else { Ok(Vec::new()) } {
             Ok(happened) => all.extend(happened),
             Err(source) => {
                 let error = Error::Event { position: stored.sequence, source };
-                return (to.map(|to| (to, all)), Err(error));
+                return (last.map(|last| (last, all)), Err(error));
             }
         }
-        to = Some(stored.sequence);
+        last = Some(stored);
     }
-    (to.map(|to| (to, all)), Ok(()))
+    (last.map(|last| (last, all)), Ok(()))
 }
 
 /// Whether the trouble lies with Postgres or the way there, and not with what it was given.

@@ -356,6 +356,6 @@ async fn save_checkpoint(
 async fn advance(pool: &PgPool, from: u64, to: u64) -> Result<(), sqlx::Error> {
     let mut connection = pool.acquire().await?;
     // Two workers at a time are safe, since every step is recognised: who is behind moves nothing.
-    checkpoint::advance(&mut connection, READER, from, to).await?;
+    checkpoint::advance(&mut connection, READER, from, to, None).await?;
     Ok(())
 }

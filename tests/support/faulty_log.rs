@@ -158,6 +158,10 @@ impl EventLog for FaultyLog {
         self.log.follow(after)
     }
 
+    fn identity(&self) -> BoxFuture<'_, Result<String, Unavailable>> {
+        self.log.identity()
+    }
+
     fn end(&self) -> BoxFuture<'_, Result<u64, Unavailable>> {
         self.log.end()
     }

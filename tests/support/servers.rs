@@ -19,9 +19,18 @@ pub struct Nats {
 
 impl Nats {
     pub async fn start() -> Self {
+        Self::start_with(false).await
+    }
+
+    /// One that acknowledges what is not on disk yet.
+    pub async fn start_lazy() -> Self {
+        Self::start_with(true).await
+    }
+
+    async fn start_with(lazy_sync: bool) -> Self {
         let folder = Folder::new();
         // Never the usual port, which belongs to whoever works on this machine.
-        let server = start(&folder, free_port()).await;
+        let server = start(&folder, free_port(), lazy_sync).await;
         let (url, port) = (server.url().to_owned(), server.port());
         Self { server: Some(server), folder, url, port }
     }
@@ -33,6 +42,21 @@ impl Nats {
         JetStreamLog::open(client, &settings).await.expect("JetStream answers")
     }
 
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Where it tells about itself.
+    pub fn monitoring_url(&self) -> String {
+        self.server.as_ref().expect("it runs").monitoring_url()
+    }
+
+    /// The folder with all that it stores.
+    pub fn store(&self) -> std::path::PathBuf {
+        self.folder.path().join("nats/jetstream")
+    }
+
     /// Kills it, as a crash would.
     pub async fn kill(&mut self) {
         self.server.take().expect("it runs").kill().await;
@@ -40,12 +64,12 @@ impl Nats {
 
     /// Starts it again, at the same place.
     pub async fn restart(&mut self) {
-        self.server = Some(start(&self.folder, self.port).await);
+        self.server = Some(start(&self.folder, self.port, false).await);
     }
 }
 
-async fn start(folder: &Folder, port: u16) -> NatsServer {
-    let options = NatsOptions { port: Some(port) };
+async fn start(folder: &Folder, port: u16, lazy_sync: bool) -> NatsServer {
+    let options = NatsOptions { port: Some(port), lazy_sync };
     let server = NatsServer::start(&folder.path().join("nats"), &options).await.expect("nats-server starts");
     kill_at_the_end(server.pid());
     server

@@ -31,6 +31,54 @@ pub struct Shop {
     http: reqwest::Client,
 }
 
+/// Some roles of the platform, in a process of their own.
+pub struct Roles {
+    process: Child,
+    pub url: String,
+}
+
+impl Roles {
+    pub async fn start(nats_url: &str, database_url: &str, arguments: &[&str]) -> Self {
+        let mut command = Command::new(PROGRAM);
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        let mut process = command
+            .args(["serve", "--port", "0"])
+            .args(arguments)
+            .env("NATS_URL", nats_url)
+            .env("DATABASE_URL", database_url)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the program starts");
+        kill_at_the_end(process.id());
+        let mut output = std::io::BufReader::new(process.stdout.take().expect("its output"));
+        let line = tokio::task::spawn_blocking(move || {
+            let mut line = String::new();
+            std::io::BufRead::read_line(&mut output, &mut line).map(|_| line)
+        });
+        let line = line.await.expect("no panic").expect("its output");
+        let url = line.trim().strip_prefix("listening on ").expect("it says where it listens").to_owned();
+        Self { process, url }
+    }
+
+    /// Status and body of an answer.
+    pub async fn send(&self, method: Method, path: &str) -> (u16, Value) {
+        let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+        let request = client.request(method, format!("{}{path}", self.url));
+        let answer =
+            request.header("Idempotency-Key", Uuid::now_v7().to_string()).send().await.expect("an answer");
+        (answer.status().as_u16(), answer.json().await.unwrap_or_default())
+    }
+}
+
+impl Drop for Roles {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
 /// An answer, read.
 #[derive(Debug)]
 pub struct Answer {

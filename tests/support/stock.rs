@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::CommandId;
-use domain::commit::Hash;
-use domain::stock::Stock;
+use chrono::DateTime;
+use domain::commit::{ENVELOPE_VERSION, Hash};
+use domain::stock::{self, Stock};
+use domain::{CommandId, Commit, RecordedEvent, StreamId};
 use infra::clock::Clock;
 use infra::execute::{Executor, Request, Settings};
-use infra::log::EventLog;
+use infra::log::{EventLog, Message};
 use infra::snapshots::{MemorySnapshots, Snapshots};
 use infra::writer::{self, Writer};
 use uuid::Uuid;
@@ -38,4 +39,28 @@ pub fn request(number: u128) -> Request {
         trace_parent: None,
         expected_version: None,
     }
+}
+
+/// A commit of the stream, with one event.
+pub fn commit(stream: &StreamId, version: u64, quantity: u32) -> Commit {
+    let id = CommandId(Uuid::now_v7());
+    let event = stock::Event::Received { quantity };
+    Commit {
+        envelope: ENVELOPE_VERSION,
+        id,
+        request: Hash::of(b"request"),
+        stream: stream.clone(),
+        version,
+        previous: None,
+        recorded_at: DateTime::UNIX_EPOCH,
+        actor: "test".into(),
+        correlation: id,
+        causation: None,
+        trace_parent: None,
+        events: vec![RecordedEvent::encode(&event, id, 0, DateTime::UNIX_EPOCH)],
+    }
+}
+
+pub fn message(commit: &Commit) -> Message {
+    Message::from(commit)
 }

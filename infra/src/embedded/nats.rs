@@ -17,6 +17,8 @@ const VERSION_MIN: (u32, u32) = (2, 14);
 pub struct NatsOptions {
     /// The port to listen on; without it, the usual one or any free one.
     pub port: Option<u16>,
+    /// Acknowledge what is not on disk yet, as the server does by itself: for what may be lost.
+    pub lazy_sync: bool,
 }
 
 /// A running nats-server. Dropping it asks it to end, without waiting.
@@ -51,7 +53,7 @@ impl NatsServer {
                 clients: options.port.map_or_else(|| free_port(USUAL_PORT), Ok)?,
                 monitoring: free_port(USUAL_MONITORING_PORT)?,
             };
-            match Self::try_start(&folder, &program, &password, ports).await {
+            match Self::try_start(&folder, &program, &password, ports, options.lazy_sync).await {
                 // Another process took the port in between.
                 Err(error) if error.port_taken() && attempt < START_ATTEMPTS => attempt += 1,
                 outcome => return outcome,
@@ -59,9 +61,15 @@ impl NatsServer {
         }
     }
 
-    async fn try_start(folder: &Path, program: &Path, password: &str, ports: Ports) -> Result<Self, Error> {
+    async fn try_start(
+        folder: &Path,
+        program: &Path,
+        password: &str,
+        ports: Ports,
+        lazy_sync: bool,
+    ) -> Result<Self, Error> {
         let config = folder.join("server.conf");
-        folder::write_secret(&config, configuration(folder, ports, password).as_bytes())?;
+        folder::write_secret(&config, configuration(folder, ports, password, lazy_sync).as_bytes())?;
         let mut command = Command::new(program);
         command.arg("--config").arg(&config);
         let process = ServerProcess::spawn(&KIND, command, folder, folder)?;
@@ -121,9 +129,10 @@ async fn answers(url: &str) -> Result<(), String> {
     account.map(drop).map_err(|error| error.to_string())
 }
 
-fn configuration(folder: &Path, ports: Ports, password: &str) -> String {
+fn configuration(folder: &Path, ports: Ports, password: &str, lazy_sync: bool) -> String {
     let Ports { clients, monitoring } = ports;
     let store = folder.join("jetstream");
+    let sync = if lazy_sync { "2m" } else { "always" };
     format!(
         "# Written at every start.\n\
          server_name: cartulary\n\
@@ -134,7 +143,7 @@ fn configuration(folder: &Path, ports: Ports, password: &str) -> String {
          jetstream {{\n\
          \x20 store_dir: {store:?}\n\
          \x20 # An acknowledged commit is on disk, not only on its way there.\n\
-         \x20 sync_interval: always\n\
+         \x20 sync_interval: {sync}\n\
          }}\n"
     )
 }
@@ -178,7 +187,7 @@ mod tests {
     #[test]
     fn every_append_is_fsynced() {
         let ports = Ports { clients: 4222, monitoring: 8222 };
-        let text = configuration(Path::new("/data/nats"), ports, "secret");
+        let text = configuration(Path::new("/data/nats"), ports, "secret", false);
         assert!(text.contains("sync_interval: always"), "{text}");
         assert!(text.contains("listen: \"127.0.0.1:4222\""), "{text}");
     }

@@ -21,6 +21,7 @@ use super::memory::stored;
 use super::subjects::{ALL, STREAM, subject};
 use super::{
     Append, AppendError, EventLog, Message, PageOfStream, ReadError, Stored, Unavailable, batch, direct_get,
+    drift,
 };
 
 /// How long an append waits for its acknowledgement before its outcome counts as unknown.
@@ -70,6 +71,15 @@ impl JetStreamLog {
         let stream = context.get_stream(STREAM).await.map_err(Unavailable::because)?;
         let allows_batches = stream.cached_info().config.allow_atomic_publish;
         Ok(Self { client, context, allows_batches: Arc::new(allows_batches.into()) })
+    }
+
+    /// How the stream's config differs from what makes the log safe.
+    ///
+    /// # Errors
+    /// JetStream does not answer.
+    pub async fn drift(&self, settings: &LogSettings) -> Result<Vec<String>, Unavailable> {
+        let stream = self.stream().await?;
+        Ok(drift::found(&stream.cached_info().config, &config(settings)))
     }
 
     /// The log's JetStream, for streams beside it.
@@ -247,6 +257,10 @@ impl EventLog for JetStreamLog {
             Some((item, goes_on))
         });
         items.fuse().boxed()
+    }
+
+    fn identity(&self) -> BoxFuture<'_, Result<String, Unavailable>> {
+        async move { Ok(self.stream().await?.cached_info().created.to_string()) }.boxed()
     }
 
     fn end(&self) -> BoxFuture<'_, Result<u64, Unavailable>> {

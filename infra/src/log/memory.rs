@@ -137,6 +137,10 @@ impl EventLog for MemoryLog {
         .boxed()
     }
 
+    fn identity(&self) -> BoxFuture<'_, Result<String, Unavailable>> {
+        async move { Ok(format!("{:p}", Arc::as_ptr(&self.commits))) }.boxed()
+    }
+
     fn end(&self) -> BoxFuture<'_, Result<u64, Unavailable>> {
         async move { Ok(*self.end.borrow()) }.boxed()
     }

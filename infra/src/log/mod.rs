@@ -5,6 +5,7 @@
 
 mod batch;
 mod direct_get;
+mod drift;
 mod jetstream;
 mod memory;
 mod subjects;
@@ -160,6 +161,9 @@ pub trait EventLog: Send + Sync + 'static {
     /// Every commit after the position `after`, in order, then each new one as it comes.
     /// The stream ends with its first error; follow again from the last position seen.
     fn follow(&self, after: u64) -> BoxStream<'static, Result<Stored, ReadError>>;
+
+    /// What tells this log from another one, such as one that was made in its place.
+    fn identity(&self) -> BoxFuture<'_, Result<String, Unavailable>>;
 
     /// Position of the last commit, 0 when the log is empty.
     fn end(&self) -> BoxFuture<'_, Result<u64, Unavailable>>;

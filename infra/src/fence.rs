@@ -1,0 +1,65 @@
+//! The regression fence: notices a log that is not the one that the read models were built from.
+//!
+//! A log that was recreated begins at 1 again, and one that was restored from a backup lacks its end;
+//! whoever went on over it would skip, or apply twice, without a word.
+
+use domain::commit::Hash;
+use sqlx::PgPool;
+
+use crate::log::{EventLog, ReadError, Unavailable};
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the read models do not answer")]
+    Database(#[from] sqlx::Error),
+    #[error(transparent)]
+    Log(#[from] ReadError),
+}
+
+impl From<Unavailable> for Error {
+    fn from(error: Unavailable) -> Self {
+        Self::Log(error.into())
+    }
+}
+
+/// Compares the log with what is known of it, and says what is wrong; nothing if it is the same, or
+/// if nothing is known yet. A log that is seen for the first time is remembered.
+///
+/// # Errors
+/// The log or Postgres does not answer.
+pub async fn check(pool: &PgPool, log: &dyn EventLog) -> Result<Vec<String>, Error> {
+    let identity = log.identity().await?;
+    let known: String = sqlx::query_scalar(
+        "with new as (insert into cartulary.log (identity) values ($1) on conflict (one) do nothing returning identity)
+         select identity from new union all select identity from cartulary.log limit 1",
+    )
+    .bind(&identity)
+    .fetch_one(pool)
+    .await?;
+    if known != identity {
+        return Ok(vec![format!("the log is another one: it was made at {identity}, not at {known}")]);
+    }
+    let end = log.end().await?;
+    let checkpoints: Vec<(String, i64, Option<String>)> = sqlx::query_as(
+        "select reader, position, hash from cartulary.checkpoints where position > 0 order by reader",
+    )
+    .fetch_all(pool)
+    .await?;
+    let mut wrong = Vec::new();
+    for (reader, position, hash) in checkpoints {
+        let position = position.cast_unsigned();
+        let read = if position <= end { log.read(position).await? } else { None };
+        match (read, hash.and_then(|hash| Hash::try_from(hash).ok())) {
+            (None, _) => {
+                wrong.push(format!("{reader} has read up to position {position}, and the log ends at {end}"))
+            }
+            (Some(stored), Some(hash)) if stored.hash != hash => {
+                wrong.push(format!(
+                    "position {position} of the log is not the commit that {reader} has read there"
+                ));
+            }
+            (Some(_), _) => {}
+        }
+    }
+    Ok(wrong)
+}

@@ -1,0 +1,128 @@
+//! A log that may lose what it has acknowledged, or that has lost it, is not worked on.
+
+use async_nats::jetstream::stream::{Config, DiscardPolicy};
+use domain::commit::Hash;
+use infra::log::{EventLog, LogSettings, MemoryLog};
+use infra::{checkpoint, fence};
+use reqwest::Method;
+
+use crate::support::servers::{Nats, database, database_url};
+use crate::support::shop::Roles;
+use crate::support::stock::{commit, message};
+
+/// Appends so many commits to a stream of their own.
+async fn append(log: &dyn EventLog, name: &str, commits: u64) {
+    let stream = format!("stock/{name}").parse().expect("a stream");
+    let mut last = 0;
+    for version in 1..=commits {
+        last = log.append(&message(&commit(&stream, version, 1)), last).await.expect("appended");
+    }
+}
+
+async fn advance(pool: &sqlx::PgPool, from: u64, to: u64, hash: Hash) {
+    let mut connection = pool.acquire().await.expect("a connection");
+    let moved = checkpoint::advance(&mut connection, "catalog", from, to, Some(hash)).await;
+    assert!(moved.expect("Postgres answers"), "the checkpoint moves");
+}
+
+async fn hash(log: &dyn EventLog, position: u64) -> Hash {
+    log.read(position).await.expect("readable").expect("there").hash
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_went_back_in_time_is_noticed() {
+    let pool = database().await;
+    let mut nats = Nats::start().await;
+    let log = nats.log().await;
+    assert_eq!(
+        fence::check(&pool, &log).await.expect("answers"),
+        Vec::<String>::new(),
+        "nothing is known yet"
+    );
+    append(&log, "before", 2).await;
+    advance(&pool, 0, 2, hash(&log, 2).await).await;
+    nats.kill().await;
+    let backup = nats.store().with_extension("backup");
+    copy(&nats.store(), &backup);
+    nats.restart().await;
+    let log = nats.log().await;
+    append(&log, "lost", 3).await;
+    advance(&pool, 2, 5, hash(&log, 5).await).await;
+    assert_eq!(fence::check(&pool, &log).await.expect("answers"), Vec::<String>::new());
+
+    nats.kill().await;
+    std::fs::remove_dir_all(nats.store()).expect("removed");
+    copy(&backup, &nats.store());
+    nats.restart().await;
+    let log = nats.log().await;
+    let shorter = fence::check(&pool, &log).await.expect("answers");
+    assert_eq!(shorter, ["catalog has read up to position 5, and the log ends at 2"]);
+    append(&log, "other", 4).await;
+    let diverged = fence::check(&pool, &log).await.expect("answers");
+    assert_eq!(diverged, ["position 5 of the log is not the commit that catalog has read there"]);
+    let another = fence::check(&pool, &MemoryLog::default()).await.expect("answers");
+    assert!(another[0].starts_with("the log is another one"), "{another:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_commands_are_taken_on_a_log_that_lost_its_end() {
+    let (nats, database_url) = (Nats::start().await, database_url().await);
+    let pool = sqlx::PgPool::connect(&database_url).await.expect("Postgres answers");
+    projections::migrate_all(&pool).await.expect("tables");
+    advance(&pool, 0, 7, Hash::of(b"lost")).await;
+    let everything = ["command-api", "query-api", "projections", "sagas", "--accept-unsafe-log"];
+    let roles = Roles::start(nats.url(), &database_url, &everything).await;
+    let (status, problem) = roles.send(Method::GET, "/readyz").await;
+    assert_eq!((status, problem["code"].as_str()), (503, Some("not_ready")));
+    assert_eq!(problem["reasons"][0], "catalog has read up to position 7, and the log ends at 0");
+    let (status, problem) = roles.send(Method::POST, "/v1/carts").await;
+    assert_eq!((status, problem["code"].as_str()), (503, Some("log_unsafe")));
+    assert_eq!(nats.log().await.end().await.expect("an end"), 0);
+    assert_eq!(roles.send(Method::GET, "/v1/products").await.0, 200, "what is there can be read");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_forgets_is_refused_unless_it_is_accepted() {
+    let (nats, database_url) = (Nats::start().await, database_url().await);
+    let log = nats.log().await;
+    let settings = LogSettings { replicas: 1, bytes_max: 1 << 30 };
+    assert_eq!(log.drift(&settings).await.expect("an answer"), Vec::<String>::new());
+    let config = log.context().get_stream("EVENTS").await.expect("a stream").cached_info().config.clone();
+    let forgetful =
+        Config { max_age: std::time::Duration::from_secs(3_600), discard: DiscardPolicy::Old, ..config };
+    log.context().update_stream(forgetful).await.expect("updated");
+    let drift = log.drift(&settings).await.expect("an answer");
+    assert_eq!(
+        drift,
+        [
+            "the log's stream has discard Old instead of New",
+            "the log's stream has max_age 3600s instead of 0ns",
+        ]
+    );
+    assert_eq!(served(&nats, &database_url, &[]).await, (503, 503));
+    assert_eq!(served(&nats, &database_url, &["--accept-unsafe-log"]).await, (200, 201));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn how_the_server_syncs_is_looked_up() {
+    let (nats, database_url) = (Nats::start().await, crate::support::servers::database_url().await);
+    let url = nats.monitoring_url();
+    assert_eq!(served(&nats, &database_url, &["--nats-monitoring-url", &url]).await, (200, 201));
+    let (lazy, of_lazy) = (Nats::start_lazy().await, crate::support::servers::database_url().await);
+    let url = lazy.monitoring_url();
+    assert_eq!(served(&lazy, &of_lazy, &["--nats-monitoring-url", &url]).await, (503, 503));
+    // Nobody answers there: what is not known is not safe.
+    let nobody = ["--nats-monitoring-url", "http://127.0.0.1:9"];
+    assert_eq!(served(&nats, &database_url, &nobody).await, (503, 503));
+}
+
+/// Status of readiness, and of a command.
+async fn served(nats: &Nats, database_url: &str, flags: &[&str]) -> (u16, u16) {
+    let roles = Roles::start(nats.url(), database_url, &[&["command-api"], flags].concat()).await;
+    (roles.send(Method::GET, "/readyz").await.0, roles.send(Method::POST, "/v1/carts").await.0)
+}
+
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    let copied = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status().expect("cp");
+    assert!(copied.success());
+}
