@@ -1,16 +1,18 @@
 //! What every log promises: one suite, kept by each of them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::StreamId;
+use domain::{StreamId, stock};
 use futures_util::StreamExt;
 use infra::follow::Follower;
-use infra::log::{Append, AppendError, EventLog, Expected, MemoryLog};
+use infra::log::{Append, AppendError, EventLog, Expected, JetStreamLog, MemoryLog};
+use infra::writer;
 
 use crate::support::eventually;
-use crate::support::servers::Nats;
-use crate::support::stock::{commit, message};
+use crate::support::servers::{Nats, NatsCluster};
+use crate::support::stock::{commit, executor, message, request};
 
 fn stream(id: &str) -> StreamId {
     format!("stock/{id}").parse().expect("a stream")
@@ -143,6 +145,42 @@ async fn memory() {
 #[tokio::test(flavor = "multi_thread")]
 async fn jetstream() {
     keeps_the_contract(&Nats::start().await.log().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster() {
+    let mut cluster = NatsCluster::start().await;
+    let log = cluster.log().await;
+    keeps_the_contract(&log).await;
+    loses_nothing_with_its_leader(&mut cluster, log).await;
+}
+
+/// Commands go on when the server is killed that leads the log's stream, each recorded once.
+async fn loses_nothing_with_its_leader(cluster: &mut NatsCluster, log: JetStreamLog) {
+    let executor = executor(Arc::new(log.clone()), writer::Settings::default());
+    let leader = cluster.leader(&log).await;
+    let commands = (0..40_u32).map(async |number| {
+        tokio::time::sleep(Duration::from_millis(u64::from(number) * 20)).await;
+        let receive = || stock::Command::Receive { quantity: 1 };
+        let (sku, request) = (format!("LED-{}", number % 4), request(number.into()));
+        // What is unknown or unavailable is asked again, with its id.
+        eventually("the command is done", async || executor.execute(&sku, &request, receive()).await.ok())
+            .await
+    });
+    let kill = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        cluster.kill(leader).await;
+    };
+    let (done, ()) = tokio::join!(futures_util::future::join_all(commands), kill);
+    let positions: BTreeSet<_> = done.iter().map(|done| done.sequence).collect();
+    assert_eq!(positions.len(), 40, "each has a commit of its own");
+    for sku in ["LED-0", "LED-1", "LED-2", "LED-3"] {
+        let commits = log.load(&stream(sku), 0).await.expect("readable");
+        let versions: Vec<_> = commits.iter().map(|stored| stored.commit.version).collect();
+        assert_eq!(versions, (1..=10).collect::<Vec<_>>(), "{sku}");
+    }
+    cluster.restart(leader).await;
+    assert_ne!(cluster.leader(&log).await, leader, "another one leads");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,20 +1,22 @@
 //! Connecting to nats-server.
 
-use async_nats::{Client, ConnectOptions, ServerAddr};
+use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, ServerAddr};
 
-/// Connects, with the user and password that the URL may hold. Later outages are waited out.
+/// Connects to one of the servers whose URLs these are, separated by commas, with the user and password
+/// that the first may hold. Later outages are waited out, on any of the servers.
 ///
 /// # Errors
-/// The URL is not of its form, or the server can't be reached.
-pub async fn connect(url: &str) -> Result<Client, async_nats::ConnectError> {
+/// A URL is not of its form, or no server can be reached.
+pub async fn connect(urls: &str) -> Result<Client, async_nats::ConnectError> {
+    let addresses: Result<Vec<ServerAddr>, _> = urls.split(',').map(|url| url.trim().parse()).collect();
+    let addresses =
+        addresses.map_err(|error| ConnectError::with_source(ConnectErrorKind::ServerParse, error))?;
     let options = ConnectOptions::new().name("cartulary");
     // The client library takes credentials from its options only.
-    let options = match url.parse::<ServerAddr>() {
-        Ok(address) => match (address.username(), address.password()) {
-            (Some(user), Some(password)) => options.user_and_password(user.to_owned(), password.to_owned()),
-            _ => options,
-        },
-        Err(_) => options,
+    let credentials = addresses.first().and_then(|address| Some((address.username()?, address.password()?)));
+    let options = match credentials {
+        Some((user, password)) => options.user_and_password(user.to_owned(), password.to_owned()),
+        None => options,
     };
-    options.connect(url).await
+    options.connect(addresses).await
 }

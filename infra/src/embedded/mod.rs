@@ -9,7 +9,7 @@ mod process;
 mod user;
 
 pub use folder::{Addresses, DataFolder};
-pub use nats::{NatsOptions, NatsServer};
+pub use nats::{ClusterOptions, NatsOptions, NatsServer};
 pub use postgres::{PostgresOptions, PostgresServer};
 
 use std::path::PathBuf;

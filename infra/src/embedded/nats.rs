@@ -19,6 +19,21 @@ pub struct NatsOptions {
     pub port: Option<u16>,
     /// Acknowledge what is not on disk yet, as the server does by itself: for what may be lost.
     pub lazy_sync: bool,
+    /// Its place in a cluster, if it's to be part of one.
+    pub cluster: Option<ClusterOptions>,
+}
+
+/// A server's place in a cluster of servers on this machine.
+#[derive(Debug, Clone)]
+pub struct ClusterOptions {
+    /// Name of this server.
+    pub name: String,
+    /// Where it listens for the other servers.
+    pub port: u16,
+    /// Where all of them do.
+    pub ports: Vec<u16>,
+    /// The clients' password, which is the same for all of them.
+    pub password: String,
 }
 
 /// A running nats-server. Dropping it asks it to end, without waiting.
@@ -46,14 +61,17 @@ impl NatsServer {
         let folder = folder::make(folder, 0o700)?;
         end_earlier(&KIND, &folder, &folder).await;
         let program = program()?;
-        let password = folder::password(&folder)?;
+        let password = match &options.cluster {
+            Some(cluster) => cluster.password.clone(),
+            None => folder::password(&folder)?,
+        };
         let mut attempt = 1;
         loop {
             let ports = Ports {
                 clients: options.port.map_or_else(|| free_port(USUAL_PORT), Ok)?,
                 monitoring: free_port(USUAL_MONITORING_PORT)?,
             };
-            match Self::try_start(&folder, &program, &password, ports, options.lazy_sync).await {
+            match Self::try_start(&folder, &program, &password, ports, options).await {
                 // Another process took the port in between.
                 Err(error) if error.port_taken() && attempt < START_ATTEMPTS => attempt += 1,
                 outcome => return outcome,
@@ -66,10 +84,10 @@ impl NatsServer {
         program: &Path,
         password: &str,
         ports: Ports,
-        lazy_sync: bool,
+        options: &NatsOptions,
     ) -> Result<Self, Error> {
         let config = folder.join("server.conf");
-        folder::write_secret(&config, configuration(folder, ports, password, lazy_sync).as_bytes())?;
+        folder::write_secret(&config, configuration(folder, ports, password, options).as_bytes())?;
         let mut command = Command::new(program);
         command.arg("--config").arg(&config);
         let process = ServerProcess::spawn(&KIND, command, folder, folder)?;
@@ -129,13 +147,15 @@ async fn answers(url: &str) -> Result<(), String> {
     account.map(drop).map_err(|error| error.to_string())
 }
 
-fn configuration(folder: &Path, ports: Ports, password: &str, lazy_sync: bool) -> String {
+fn configuration(folder: &Path, ports: Ports, password: &str, options: &NatsOptions) -> String {
     let Ports { clients, monitoring } = ports;
     let store = folder.join("jetstream");
-    let sync = if lazy_sync { "2m" } else { "always" };
+    let sync = if options.lazy_sync { "2m" } else { "always" };
+    let name = options.cluster.as_ref().map_or("cartulary", |cluster| cluster.name.as_str());
+    let cluster = options.cluster.as_ref().map_or_else(String::new, cluster);
     format!(
         "# Written at every start.\n\
-         server_name: cartulary\n\
+         server_name: {name}\n\
          listen: \"127.0.0.1:{clients}\"\n\
          http: \"127.0.0.1:{monitoring}\"\n\
          max_payload: 1MB\n\
@@ -144,8 +164,13 @@ fn configuration(folder: &Path, ports: Ports, password: &str, lazy_sync: bool) -
          \x20 store_dir: {store:?}\n\
          \x20 # An acknowledged commit is on disk, not only on its way there.\n\
          \x20 sync_interval: {sync}\n\
-         }}\n"
+         }}\n{cluster}"
     )
+}
+
+fn cluster(ClusterOptions { port, ports, .. }: &ClusterOptions) -> String {
+    let routes: Vec<_> = ports.iter().map(|port| format!("\"nats://127.0.0.1:{port}\"")).collect();
+    format!("cluster {{ name: cartulary, listen: \"127.0.0.1:{port}\", routes: [{}] }}\n", routes.join(", "))
 }
 
 /// A suitable server: the one that is named, the one on the PATH, or the one that the project
@@ -187,7 +212,7 @@ mod tests {
     #[test]
     fn every_append_is_fsynced() {
         let ports = Ports { clients: 4222, monitoring: 8222 };
-        let text = configuration(Path::new("/data/nats"), ports, "secret", false);
+        let text = configuration(Path::new("/data/nats"), ports, "secret", &NatsOptions::default());
         assert!(text.contains("sync_interval: always"), "{text}");
         assert!(text.contains("listen: \"127.0.0.1:4222\""), "{text}");
     }
