@@ -3,40 +3,83 @@
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use infra::embedded::{NatsOptions, NatsServer, PostgresOptions, PostgresServer};
+use infra::embedded::{NatsCluster, NatsOptions, NatsServer, PostgresOptions, PostgresServer};
 use infra::log::{JetStreamLog, LogSettings};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
-/// A nats-server and a Postgres as `cartulary dev` starts them, in a folder of their own.
+/// A nats-server (or three) and a Postgres as `cartulary dev` starts them, in a folder of their own.
 pub struct Servers {
-    pub nats: NatsServer,
+    nats: Nats,
+    pub nats_url: String,
+    pub replicas: usize,
     pub postgres: PostgresServer,
     _folder: TempDir,
 }
 
+enum Nats {
+    One(NatsServer),
+    Three(NatsCluster),
+}
+
 impl Servers {
     pub async fn start() -> Self {
+        Self::start_with(1).await
+    }
+
+    pub async fn start_cluster() -> Self {
+        Self::start_with(3).await
+    }
+
+    async fn start_with(replicas: usize) -> Self {
         let folder = tempfile::Builder::new().prefix("cartulary-bench-").tempdir().expect("a folder");
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(folder.path(), open).expect("permissions");
-        let options = NatsOptions { port: Some(free_port()), ..NatsOptions::default() };
-        let nats = NatsServer::start(&folder.path().join("nats"), &options).await.expect("nats-server");
+        let nats = match replicas {
+            1 => {
+                let options = NatsOptions { port: Some(free_port()), ..NatsOptions::default() };
+                Nats::One(
+                    NatsServer::start(&folder.path().join("nats"), &options).await.expect("nats-server"),
+                )
+            }
+            _ => {
+                let ports = [(); 3].map(|()| (free_port(), free_port()));
+                Nats::Three(NatsCluster::start(folder.path(), &ports).await.expect("nats-servers"))
+            }
+        };
+        let nats_url = match &nats {
+            Nats::One(server) => server.url().to_owned(),
+            Nats::Three(cluster) => cluster.url(),
+        };
         let options = PostgresOptions { port: Some(free_port()), ..PostgresOptions::default() };
         let postgres =
             PostgresServer::start(&folder.path().join("postgres"), &options).await.expect("Postgres");
-        Self { nats, postgres, _folder: folder }
+        let servers = Self { nats, nats_url, replicas, postgres, _folder: folder };
+        servers.log().await;
+        servers
     }
 
     pub async fn log(&self) -> JetStreamLog {
-        let client = infra::nats::connect(self.nats.url()).await.expect("nats-server answers");
-        let settings = LogSettings { replicas: 1, bytes_max: -1 };
-        JetStreamLog::open(client, &settings).await.expect("JetStream answers")
+        let client = infra::nats::connect(&self.nats_url).await.expect("nats-server answers");
+        let settings = LogSettings { replicas: self.replicas, bytes_max: -1 };
+        // A cluster takes a moment to agree on who leads.
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            match JetStreamLog::open(client.clone(), &settings).await {
+                Ok(log) => return log,
+                Err(error) => assert!(Instant::now() < deadline, "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 
     pub async fn stop(self) {
-        tokio::join!(self.nats.stop(), self.postgres.stop());
+        match self.nats {
+            Nats::One(server) => server.stop().await,
+            Nats::Three(cluster) => cluster.stop().await,
+        }
+        self.postgres.stop().await;
     }
 }
 
@@ -55,7 +98,8 @@ impl Commands {
     pub async fn start(servers: &Servers, flags: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_cartulary"));
         command.args(["serve", "command-api", "--port", "0"]).args(flags);
-        command.env("NATS_URL", servers.nats.url()).env("DATABASE_URL", servers.postgres.url());
+        command.args(["--log-replicas", &servers.replicas.to_string()]);
+        command.env("NATS_URL", &servers.nats_url).env("DATABASE_URL", servers.postgres.url());
         let mut process =
             command.stdout(Stdio::piped()).kill_on_drop(true).spawn().expect("cartulary starts");
         let mut lines = BufReader::new(process.stdout.take().expect("its output")).lines();

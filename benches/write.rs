@@ -27,7 +27,10 @@ pub async fn measure(plan: &Plan, report: &mut Report) {
         batches(plan).await;
     }
     if plan.wants(GROUP, "distinct-carts") {
-        distinct_carts(plan, report).await;
+        distinct_carts(plan, report, Servers::start().await).await;
+    }
+    if plan.wants(GROUP, "distinct-carts-r3") {
+        distinct_carts(plan, report, Servers::start_cluster().await).await;
     }
     if plan.wants(GROUP, "one-at-a-time") {
         one_at_a_time(plan, report).await;
@@ -57,10 +60,12 @@ fn new_carts() -> Requests {
     Arc::new(|_| load::post("/v1/carts", "", fresh()))
 }
 
-async fn distinct_carts(plan: &Plan, report: &mut Report) {
-    let figure =
-        Figure { group: GROUP, name: "distinct-carts", unit: "/s", target: Target::RatioAtLeast(2.0) };
-    let servers = Servers::start().await;
+async fn distinct_carts(plan: &Plan, report: &mut Report, servers: Servers) {
+    let (name, target) = match servers.replicas {
+        1 => ("distinct-carts", Target::RatioAtLeast(2.0)),
+        _ => ("distinct-carts-r3", Target::RatioAtLeast(0.7)),
+    };
+    let figure = Figure { group: GROUP, name, unit: "/s", target };
     let commands = Commands::start(&servers, &[]).await;
     let raw = Raw::open(&servers).await;
     let rounds = interleaved(
@@ -216,13 +221,14 @@ struct Raw {
 
 impl Raw {
     async fn open(servers: &Servers) -> Self {
-        let client = infra::nats::connect(servers.nats.url()).await.expect("nats-server answers");
+        let client = infra::nats::connect(&servers.nats_url).await.expect("nats-server answers");
         let context = jetstream::ContextBuilder::new().max_ack_inflight(1_000).build(client);
         let config = stream::Config {
             name: "RAW".into(),
             subjects: vec!["raw.>".into()],
             storage: stream::StorageType::File,
             allow_direct: true,
+            num_replicas: servers.replicas,
             ..Default::default()
         };
         context.create_stream(config).await.expect("a stream");

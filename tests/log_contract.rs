@@ -11,7 +11,7 @@ use infra::log::{Append, AppendError, EventLog, Expected, JetStreamLog, MemoryLo
 use infra::writer;
 
 use crate::support::eventually;
-use crate::support::servers::{Nats, NatsCluster};
+use crate::support::servers::{Cluster, Nats};
 use crate::support::stock::{commit, executor, message, request};
 
 fn stream(id: &str) -> StreamId {
@@ -149,14 +149,14 @@ async fn jetstream() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster() {
-    let mut cluster = NatsCluster::start().await;
+    let mut cluster = Cluster::start().await;
     let log = cluster.log().await;
     keeps_the_contract(&log).await;
     loses_nothing_with_its_leader(&mut cluster, log).await;
 }
 
 /// Commands go on when the server is killed that leads the log's stream, each recorded once.
-async fn loses_nothing_with_its_leader(cluster: &mut NatsCluster, log: JetStreamLog) {
+async fn loses_nothing_with_its_leader(cluster: &mut Cluster, log: JetStreamLog) {
     let executor = executor(Arc::new(log.clone()), writer::Settings::default());
     let leader = cluster.leader(&log).await;
     let commands = (0..40_u32).map(async |number| {

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use infra::embedded::{ClusterOptions, NatsOptions, NatsServer, PostgresOptions, PostgresServer};
+use infra::embedded::{NatsCluster, NatsOptions, NatsServer, PostgresOptions, PostgresServer};
 use infra::log::{JetStreamLog, LogSettings};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 use tokio::sync::OnceCell;
@@ -69,49 +69,22 @@ impl Nats {
 }
 
 /// Three servers that keep the log together.
-pub struct NatsCluster {
-    servers: Vec<Option<NatsServer>>,
-    folder: Folder,
-    ports: Vec<u16>,
-    cluster_ports: Vec<u16>,
+pub struct Cluster {
+    servers: NatsCluster,
+    _folder: Folder,
 }
 
-const CLUSTER_PASSWORD: &str = "of-a-test";
-
-impl NatsCluster {
+impl Cluster {
     pub async fn start() -> Self {
-        let ports = |_| free_port();
-        let (ports, cluster_ports) = ((0..3).map(ports).collect(), (0..3).map(ports).collect());
-        let mut cluster =
-            Self { servers: vec![None, None, None], folder: Folder::new(), ports, cluster_ports };
-        // None of them is ready before there are enough.
-        let servers = (0..3).map(|index| cluster.start_one(index));
-        cluster.servers = futures_util::future::join_all(servers).await.into_iter().map(Some).collect();
-        cluster
-    }
-
-    async fn start_one(&self, index: usize) -> NatsServer {
-        let place = ClusterOptions {
-            name: format!("server-{index}"),
-            port: self.cluster_ports[index],
-            ports: self.cluster_ports.clone(),
-            password: CLUSTER_PASSWORD.into(),
-        };
-        let options = NatsOptions { port: Some(self.ports[index]), lazy_sync: false, cluster: Some(place) };
-        let folder = self.folder.path().join(format!("nats-{index}"));
-        let server = NatsServer::start(&folder, &options).await.expect("nats-server starts");
-        kill_at_the_end(server.pid());
-        server
-    }
-
-    pub fn url(&self) -> String {
-        let url = |port: &u16| format!("nats://cartulary:{CLUSTER_PASSWORD}@127.0.0.1:{port}");
-        self.ports.iter().map(url).collect::<Vec<_>>().join(",")
+        let (folder, ports) = (Folder::new(), [(); 3].map(|()| (free_port(), free_port())));
+        let servers = NatsCluster::start(folder.path(), &ports).await.expect("the servers start");
+        servers.pids().into_iter().for_each(kill_at_the_end);
+        Self { servers, _folder: folder }
     }
 
     /// An empty log, or the one that it had, with three copies.
     pub async fn log(&self) -> JetStreamLog {
-        let client = infra::nats::connect(&self.url()).await.expect("a server answers");
+        let client = infra::nats::connect(&self.servers.url()).await.expect("a server answers");
         let settings = LogSettings { replicas: 3, bytes_max: 1 << 30 };
         super::eventually("the cluster has a log", async || {
             JetStreamLog::open(client.clone(), &settings).await.ok()
@@ -124,17 +97,18 @@ impl NatsCluster {
         super::eventually("the log has a leader", async || {
             let stream = log.context().get_stream("EVENTS").await.ok()?;
             let leader = stream.cached_info().cluster.as_ref()?.leader.clone()?;
-            leader.strip_prefix("server-")?.parse().ok()
+            (0..3).find(|index| NatsCluster::name(*index) == leader)
         })
         .await
     }
 
     pub async fn kill(&mut self, index: usize) {
-        self.servers[index].take().expect("it runs").kill().await;
+        self.servers.kill(index).await;
     }
 
     pub async fn restart(&mut self, index: usize) {
-        self.servers[index] = Some(self.start_one(index).await);
+        self.servers.restart(index).await.expect("the server starts");
+        self.servers.pids().into_iter().for_each(kill_at_the_end);
     }
 }
 

@@ -4,12 +4,14 @@
 mod cluster;
 mod folder;
 mod nats;
+mod nats_cluster;
 mod postgres;
 mod process;
 mod user;
 
 pub use folder::{Addresses, DataFolder};
 pub use nats::{ClusterOptions, NatsOptions, NatsServer};
+pub use nats_cluster::NatsCluster;
 pub use postgres::{PostgresOptions, PostgresServer};
 
 use std::path::PathBuf;
