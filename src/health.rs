@@ -10,6 +10,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use infra::http::Problem;
 use infra::log::EventLog;
+use infra::writer::Writer;
 use serde::Serialize;
 use sqlx::PgPool;
 use tokio::sync::watch;
@@ -27,6 +28,7 @@ pub struct Health {
     log: Arc<dyn EventLog>,
     pool: PgPool,
     readers: Vec<Reader>,
+    writer: Writer,
     /// Why the log is not safe to work on, if it isn't.
     unsafe_log: Vec<String>,
 }
@@ -62,8 +64,8 @@ pub struct Ready {
 }
 
 impl Health {
-    pub fn new(log: Arc<dyn EventLog>, pool: PgPool, unsafe_log: Vec<String>) -> Self {
-        Self { log, pool, readers: Vec::new(), unsafe_log }
+    pub fn new(pool: PgPool, writer: Writer, unsafe_log: Vec<String>) -> Self {
+        Self { log: writer.log().clone(), pool, readers: Vec::new(), writer, unsafe_log }
     }
 
     pub fn watch_projection(&mut self, name: &'static str, status: watch::Receiver<projections::Status>) {
@@ -94,6 +96,7 @@ impl Health {
         let database = tokio::time::timeout(ANSWER_LIMIT, sqlx::query("select 1").execute(&self.pool));
         let (end, database) = tokio::join!(end, database);
         let mut reasons = self.unsafe_log.clone();
+        reasons.extend(self.writer.trouble());
         let end = match end {
             Ok(Ok(end)) => Some(end),
             Ok(Err(error)) => {

@@ -71,7 +71,7 @@ impl Platform {
     ) -> anyhow::Result<Self> {
         let shared = Shared::open(options, nats_url, database_url).await?;
         let log_was_empty = shared.log.end().await? == 0;
-        let mut health = Health::new(shared.log.clone(), shared.pool.clone(), shared.unsafe_log.clone());
+        let mut health = Health::new(shared.pool.clone(), shared.writer.clone(), shared.unsafe_log.clone());
         let mut workers = JoinSet::new();
         let mut router = utoipa_axum::router::OpenApiRouter::with_openapi(crate::serve::description());
         for role in [Role::CommandApi, Role::QueryApi, Role::Projections, Role::Sagas] {

@@ -2,7 +2,7 @@
 
 use async_nats::jetstream::stream::{Config, DiscardPolicy};
 use domain::commit::Hash;
-use infra::log::{EventLog, LogSettings, MemoryLog};
+use infra::log::{EventLog, JetStreamLog, LogSettings, MemoryLog};
 use infra::{checkpoint, fence};
 use reqwest::Method;
 
@@ -114,6 +114,33 @@ async fn how_the_server_syncs_is_looked_up() {
     // Nobody answers there: what is not known is not safe.
     let nobody = ["--nats-monitoring-url", "http://127.0.0.1:9"];
     assert_eq!(served(&nats, &database_url, &nobody).await, (503, 503));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_log_says_so_and_goes_on_when_there_is_space() {
+    let (nats, database_url) = (Nats::start().await, database_url().await);
+    let roles =
+        Roles::start(nats.url(), &database_url, &["command-api", "query-api", "--log-bytes-max", "200000"])
+            .await;
+    let mut taken = 0;
+    let (status, problem) = loop {
+        match roles.send(Method::POST, "/v1/carts").await {
+            (201, _) => taken += 1,
+            refused => break refused,
+        }
+        assert!(taken < 1_000, "it is never full");
+    };
+    assert_eq!((status, problem["code"].as_str()), (503, Some("log_full")), "after {taken} carts");
+    let (status, problem) = roles.send(Method::GET, "/readyz").await;
+    assert!(status == 503 && problem["detail"].to_string().contains("the log is full"), "{problem}");
+    assert_eq!(roles.send(Method::GET, "/v1/products").await.0, 200, "what is there can be read");
+    let client = infra::nats::connect(nats.url()).await.expect("nats-server answers");
+    let log = JetStreamLog::existing(client).await.expect("a log");
+    assert_eq!(log.end().await.expect("an end"), taken, "each that was taken, and no other");
+    let config = log.context().get_stream("EVENTS").await.expect("a stream").cached_info().config.clone();
+    log.context().update_stream(Config { max_bytes: 1 << 30, ..config }).await.expect("updated");
+    assert_eq!(roles.send(Method::POST, "/v1/carts").await.0, 201);
+    assert_eq!(roles.send(Method::GET, "/readyz").await.0, 200);
 }
 
 /// Status of readiness, and of a command.

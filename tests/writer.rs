@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::StreamId;
+use domain::commit::Hash;
 use domain::stock::{Command, Stock};
 use futures_util::future::join_all;
 use infra::execute::{Error, Executed, Executor};
-use infra::log::{EventLog, MemoryLog};
-use infra::writer;
+use infra::log::{AppendError, EventLog, MemoryLog, Message};
+use infra::writer::{self, After, Writer};
 
 use crate::support::faulty_log::{Call, Fault, FaultyLog, Plan, sizes};
 use crate::support::stock::{executor, request};
@@ -160,6 +161,32 @@ async fn a_full_queue_refuses_at_once() {
     assert_eq!(log.end().await.expect("an end"), 11);
     // Who comes again gets through.
     receive(&executor, "SKU-49", 49).await.expect("done");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_takes_nothing_is_in_trouble_until_it_does() {
+    let log = FaultyLog::new(MemoryLog::default(), slow(FSYNC));
+    let writer = Writer::new(Arc::new(log.clone()), writer::Settings::default());
+    let append = async |body: &'static str| {
+        let stream = format!("stock/{body}").parse().expect("a stream");
+        let message = Message { stream, hash: Hash::of(body.as_bytes()), body: body.into() };
+        let (sender, done) = tokio::sync::oneshot::channel();
+        let told = Box::new(move |outcome| drop(sender.send(outcome)));
+        writer.append(message, After::Position(0), told).expect("a place");
+        done.await.expect("told")
+    };
+    append("well").await.expect("appended");
+    log.plan(Box::new(|_| (Fault::Lost, Duration::from_secs(1))));
+    let (first, ()) = tokio::join!(append("lost"), async {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert_eq!(writer.trouble(), None, "a hiccup");
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        assert!(writer.trouble().expect("more than that").contains("the answer is lost"));
+    });
+    assert!(matches!(first, Err(writer::Error::Append(AppendError::Unknown(_)))), "{first:?}");
+    log.plan(slow(FSYNC));
+    append("again").await.expect("appended");
+    assert_eq!(writer.trouble(), None);
 }
 
 #[tokio::test(start_paused = true)]

@@ -104,7 +104,7 @@ pub(crate) struct AcceptedOrder {
         (status = 201, description = "It is empty", body = NewCart,
             headers(("Location" = String), ("ETag" = String), ("Log-Position" = u64))),
         (status = 400, description = "`idempotency_key_missing`", body = Problem),
-        (status = 503, description = "`log_unavailable`, `overloaded`, `outcome_unknown`", body = Problem),
+        (status = 503, description = "`log_unavailable`, `log_full`, `overloaded`, `outcome_unknown`", body = Problem),
     ))]
 pub(crate) async fn create(State(api): State<Arc<CommandApi>>, asked: Asked) -> Result<Response, Problem> {
     let request = asked.with_key()?.request(&());
@@ -126,7 +126,7 @@ pub(crate) async fn create(State(api): State<Arc<CommandApi>>, asked: Asked) -> 
         (status = 409, description = "`cart_checked_out`, `not_for_sale`, `mixed_currencies`, `cart_full`", body = Problem),
         (status = 412, description = "`stale`", body = Problem),
         (status = 422, description = "`invalid`", body = Problem),
-        (status = 503, description = "`log_unavailable`, `overloaded`, `outcome_unknown`", body = Problem),
+        (status = 503, description = "`log_unavailable`, `log_full`, `overloaded`, `outcome_unknown`", body = Problem),
     ))]
 pub(crate) async fn set_line(
     State(api): State<Arc<CommandApi>>,
@@ -162,7 +162,7 @@ pub(crate) async fn set_line(
             `cart_empty`, `not_for_sale`, `mixed_currencies`, `command_in_progress`", body = Problem),
         (status = 412, description = "`stale`", body = Problem),
         (status = 422, description = "`invalid`, `idempotency_key_reused`", body = Problem),
-        (status = 503, description = "`log_unavailable`, `overloaded`, `outcome_unknown`", body = Problem),
+        (status = 503, description = "`log_unavailable`, `log_full`, `overloaded`, `outcome_unknown`", body = Problem),
     ))]
 pub(crate) async fn check_out(
     State(api): State<Arc<CommandApi>>,

@@ -27,6 +27,12 @@ pub(crate) fn problem<E: Refusal>(error: Error<E>) -> Problem {
             let detail = format!("{full}; nothing was recorded; please send the command again");
             Problem::unavailable("overloaded", detail, 1)
         }
+        Error::LogFull => {
+            tracing::error!("the log is full");
+            let detail =
+                "nothing was recorded: the log has no more space; please send the command again later";
+            Problem::unavailable("log_full", detail, 60)
+        }
         Error::OutcomeUnknown(reason) => {
             tracing::error!(reason, "the outcome of a command is unknown");
             let detail = "the command may have been recorded; to send it again with its Idempotency-Key is safe, and tells";

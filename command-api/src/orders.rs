@@ -37,7 +37,7 @@ const ORDERS: &str = "orders";
         (status = 404, description = "`order_not_found`, `not_found`", body = Problem),
         (status = 409, description = "`order_cancelled` with `reason`, `command_in_progress`", body = Problem),
         (status = 412, description = "`stale`", body = Problem),
-        (status = 503, description = "`log_unavailable`, `overloaded`, `outcome_unknown`", body = Problem),
+        (status = 503, description = "`log_unavailable`, `log_full`, `overloaded`, `outcome_unknown`", body = Problem),
     ))]
 pub(crate) async fn cancel(
     State(api): State<Arc<CommandApi>>,

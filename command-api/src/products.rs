@@ -76,7 +76,7 @@ pub(crate) struct ProductVersion {
         (status = 413, description = "`body_too_large`", body = Problem),
         (status = 415, description = "`unsupported_media_type`", body = Problem),
         (status = 422, description = "`invalid`, `idempotency_key_reused`", body = Problem),
-        (status = 503, description = "`log_unavailable`, `overloaded`, `outcome_unknown`", body = Problem),
+        (status = 503, description = "`log_unavailable`, `log_full`, `overloaded`, `outcome_unknown`", body = Problem),
     ))]
 pub(crate) async fn create(
     State(api): State<Arc<CommandApi>>,
@@ -107,7 +107,7 @@ pub(crate) async fn create(
         (status = 412, description = "`stale`", body = Problem),
         (status = 422, description = "`invalid`, `idempotency_key_reused`", body = Problem),
         (status = 428, description = "`precondition_required`", body = Problem),
-        (status = 503, description = "`log_unavailable`, `overloaded`, `outcome_unknown`", body = Problem),
+        (status = 503, description = "`log_unavailable`, `log_full`, `overloaded`, `outcome_unknown`", body = Problem),
     ))]
 pub(crate) async fn change(
     State(api): State<Arc<CommandApi>>,
@@ -134,7 +134,7 @@ pub(crate) async fn change(
         (status = 412, description = "`stale`", body = Problem),
         (status = 422, description = "`invalid`, `idempotency_key_reused`", body = Problem),
         (status = 428, description = "`precondition_required`", body = Problem),
-        (status = 503, description = "`log_unavailable`, `overloaded`, `outcome_unknown`", body = Problem),
+        (status = 503, description = "`log_unavailable`, `log_full`, `overloaded`, `outcome_unknown`", body = Problem),
     ))]
 pub(crate) async fn set_price(
     State(api): State<Arc<CommandApi>>,
@@ -156,7 +156,7 @@ pub(crate) async fn set_price(
         (status = 400, description = "`invalid_parameter`", body = Problem),
         (status = 404, description = "`product_not_found`, `not_found`", body = Problem),
         (status = 412, description = "`stale`", body = Problem),
-        (status = 503, description = "`log_unavailable`, `overloaded`, `outcome_unknown`", body = Problem),
+        (status = 503, description = "`log_unavailable`, `log_full`, `overloaded`, `outcome_unknown`", body = Problem),
     ))]
 pub(crate) async fn withdraw(
     State(api): State<Arc<CommandApi>>,

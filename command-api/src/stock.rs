@@ -50,7 +50,7 @@ pub(crate) struct StockVersion {
         (status = 404, description = "`product_not_found`, `not_found`", body = Problem),
         (status = 409, description = "`too_much_stock`, `command_in_progress`", body = Problem),
         (status = 422, description = "`invalid`, `idempotency_key_reused`", body = Problem),
-        (status = 503, description = "`log_unavailable`, `overloaded`, `outcome_unknown`", body = Problem),
+        (status = 503, description = "`log_unavailable`, `log_full`, `overloaded`, `outcome_unknown`", body = Problem),
     ))]
 pub(crate) async fn receive(
     State(api): State<Arc<CommandApi>>,
@@ -71,7 +71,7 @@ pub(crate) async fn receive(
         (status = 404, description = "`product_not_found`, `not_found`", body = Problem),
         (status = 409, description = "`not_enough_stock`, `too_much_stock`, `command_in_progress`", body = Problem),
         (status = 422, description = "`invalid`, `idempotency_key_reused`", body = Problem),
-        (status = 503, description = "`log_unavailable`, `overloaded`, `outcome_unknown`", body = Problem),
+        (status = 503, description = "`log_unavailable`, `log_full`, `overloaded`, `outcome_unknown`", body = Problem),
     ))]
 pub(crate) async fn adjust(
     State(api): State<Arc<CommandApi>>,

@@ -140,6 +140,9 @@ pub enum Error<E: std::error::Error + 'static> {
     /// Nothing was recorded, because more is asked for than the log can take.
     #[error(transparent)]
     Overloaded(#[from] writer::Full),
+    /// Nothing was recorded, and nothing will be before there is more space.
+    #[error("the log is full")]
+    LogFull,
     /// It may have been recorded; giving the command again, with its id, tells.
     #[error("the command's outcome is unknown: {0}")]
     OutcomeUnknown(String),
@@ -255,6 +258,7 @@ impl<A: Aggregate> Executor<A> {
                     }
                     Err(writer::Error::RolledBack) => {}
                     Err(writer::Error::Append(AppendError::Conflict)) => conflicts += 1,
+                    Err(writer::Error::Append(AppendError::Full)) => return Err(Error::LogFull),
                     Err(writer::Error::Append(AppendError::NotAppended(reason))) => {
                         return Err(Error::Unavailable(reason.to_string()));
                     }

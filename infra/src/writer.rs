@@ -78,6 +78,10 @@ const HOLD_ENOUGH: f64 = 0.9;
 /// How long a commit may wait for its turn.
 const WAIT_LIMIT: Duration = Duration::from_secs(5);
 
+/// How long appends have to fail before it is more than a hiccup, and how long that is remembered.
+const TROUBLE_MIN: Duration = Duration::from_secs(5);
+const TROUBLE_KEPT: Duration = Duration::from_secs(30);
+
 /// What a commit comes after in its stream; if that's not the stream's last one, it's a conflict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum After {
@@ -123,12 +127,20 @@ struct State {
     singles: Pace,
     batches: Pace,
     hold: Option<Hold>,
+    trouble: Option<Trouble>,
 }
 
 /// Nothing goes out until so many commits wait, or until that moment.
 struct Hold {
     commits: usize,
     until: Instant,
+}
+
+/// Why appends fail, since when, and when the last one did.
+struct Trouble {
+    reason: String,
+    since: Instant,
+    last: Instant,
 }
 
 /// What goes to the log in one piece.
@@ -147,6 +159,26 @@ impl Writer {
     #[must_use]
     pub fn log(&self) -> &Arc<dyn EventLog> {
         &self.inner.log
+    }
+
+    /// Why the log takes no appends, if it has not taken any for a while. A full or broken disk and a
+    /// missing permission look like an answer that never comes; that they last tells them from those.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        let state = self.inner.state();
+        let trouble = state.trouble.as_ref()?;
+        let lasts =
+            trouble.last - trouble.since >= TROUBLE_MIN || trouble.reason == AppendError::Full.to_string();
+        // Where nobody gives commands any more, nothing would ever show that it's over.
+        let is_news = trouble.last.elapsed() < TROUBLE_KEPT;
+        let seconds = trouble.since.elapsed().as_secs();
+        (lasts && is_news).then(|| {
+            format!(
+                "the log has taken no commit for {seconds} s: {} (a full or broken disk, a missing permission, \
+                 or no leader; see nats-server's own log)",
+                trouble.reason
+            )
+        })
     }
 
     /// Appends the commit when its turn comes, and calls `done` from a task of the writer, which
@@ -179,6 +211,21 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn note_trouble(&self, error: &AppendError) {
+        let reason = match error {
+            AppendError::NotAppended(reason) | AppendError::Unknown(reason) => reason.to_string(),
+            AppendError::Full | AppendError::Conflict => error.to_string(),
+        };
+        let now = Instant::now();
+        let mut state = self.state();
+        let since = state.trouble.as_ref().map_or(now, |trouble| trouble.since);
+        state.trouble = Some(Trouble { reason, since, last: now });
+    }
+
+    fn end_trouble(&self) {
+        self.state().trouble = None;
+    }
+
     /// Sends whatever may go out now.
     fn go_on(self: &Arc<Self>) {
         loop {
@@ -202,7 +249,7 @@ impl Inner {
 
     fn next(&self, state: &mut State) -> Option<Work> {
         let Settings { batch_min, batch_max, singles_max, batches_max, .. } = self.settings;
-        let State { lanes, singles, batches, hold } = state;
+        let State { lanes, singles, batches, hold, .. } = state;
         let held = |hold: &Hold| lanes.waiting() < hold.commits && Instant::now() < hold.until;
         if hold.as_ref().is_some_and(held) {
             return None;

@@ -194,6 +194,9 @@ fn append_error(error: PublishError) -> AppendError {
     match (error.kind(), code) {
         (PublishErrorKind::WrongLastSequence, _) => AppendError::Conflict,
         (_, Some(code)) if conflict.contains(&code) => AppendError::Conflict,
+        (_, Some(ErrorCode::STREAM_STORE_FAILED)) if error.to_string().contains("maximum bytes") => {
+            AppendError::Full
+        }
         // The server answered with an error, so it did not store the message.
         (_, Some(_)) => AppendError::NotAppended(Unavailable::because(error)),
         (PublishErrorKind::StreamNotFound | PublishErrorKind::MaxPayloadExceeded, None) => {

@@ -96,6 +96,9 @@ pub enum AppendError {
     /// Nothing was appended, and the world is to blame.
     #[error("nothing was appended")]
     NotAppended(#[source] Unavailable),
+    /// Nothing was appended, because the log has reached its largest size.
+    #[error("the log is full")]
+    Full,
     /// It may or may not have been appended: read back to know.
     #[error("whether it was appended is unknown")]
     Unknown(#[source] Unavailable),

@@ -32,6 +32,7 @@ impl Inner {
         let batch: Vec<Append> = groups.iter().flat_map(appends).collect();
         match self.log.append_batch(&batch).await {
             Ok(first) => {
+                self.end_trouble();
                 let mut position = first;
                 for group in &mut groups {
                     let positions = position..position + group.items.len() as u64;
@@ -40,10 +41,9 @@ impl Inner {
                 }
                 Ok(groups)
             }
-            Err(AppendError::NotAppended(reason)) => {
-                for group in &mut groups {
-                    group.fail(&AppendError::NotAppended(reason.clone()));
-                }
+            Err(error @ (AppendError::NotAppended(_) | AppendError::Full)) => {
+                self.note_trouble(&error);
+                groups.iter_mut().for_each(|group| group.fail(&error));
                 Ok(groups)
             }
             Err(AppendError::Conflict) => {
@@ -51,6 +51,7 @@ impl Inner {
                 Err(groups)
             }
             Err(AppendError::Unknown(reason)) => {
+                self.note_trouble(&AppendError::Unknown(reason.clone()));
                 tracing::warn!(%reason, commits = batch.len(), "the outcome of a batch is unknown, reading back");
                 metrics::counter!("cartulary_writer_unknown_total").increment(1);
                 groups.iter_mut().for_each(|group| group.unknown = true);
@@ -96,7 +97,13 @@ impl Inner {
                     Ok(Found::Nothing) | Err(_) => {}
                 }
             }
-            let reason = match self.log.append(message, expected).await {
+            let outcome = self.log.append(message, expected).await;
+            match &outcome {
+                Ok(_) => self.end_trouble(),
+                Err(AppendError::Conflict) => {}
+                Err(error) => self.note_trouble(error),
+            }
+            let reason = match outcome {
                 Ok(position) => return Ok(position),
                 Err(AppendError::Unknown(reason)) => {
                     if !unknown {
@@ -110,6 +117,7 @@ impl Inner {
                     Unavailable::because("the log does not show what it has")
                 }
                 Err(AppendError::NotAppended(reason)) if unknown => reason,
+                Err(AppendError::Full) if unknown => Unavailable::because(AppendError::Full),
                 Err(AppendError::Conflict) => {
                     metrics::counter!("cartulary_writer_conflicts_total").increment(1);
                     return Err(AppendError::Conflict);
