@@ -1,5 +1,6 @@
 //! Tests of the whole system, in one binary, with real servers.
 
+mod crash;
 mod embedded;
 mod execute;
 mod journeys;

@@ -47,6 +47,10 @@ impl Nats {
         &self.url
     }
 
+    pub fn pid(&self) -> u32 {
+        self.server.as_ref().expect("it runs").pid()
+    }
+
     /// Where it tells about itself.
     pub fn monitoring_url(&self) -> String {
         self.server.as_ref().expect("it runs").monitoring_url()

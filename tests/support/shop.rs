@@ -72,6 +72,12 @@ impl Roles {
     }
 }
 
+impl Roles {
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(self.process.id().cast_signed()).expect("a process id")
+    }
+}
+
 impl Drop for Roles {
     fn drop(&mut self) {
         let _ = self.process.kill();
