@@ -1,9 +1,12 @@
 # What the README and the continuous integration call.
 
 .DEFAULT_GOAL := help
-.PHONY: help run servers build demo test check bench
+.PHONY: help run servers build demo test soak check bench
 
 CARTULARY := target/release/cartulary
+
+# Lets tests end a process at a named place; no other build knows of them.
+FAIL_POINTS := --features fail-points
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -21,12 +24,16 @@ demo: servers build ## Walk through a purchase and a declined one (CARTULARY_URL
 	@$(CARTULARY) demo $(ARGS)
 
 test: servers ## Run every test
-	cargo test --locked --workspace
+	cargo test --locked --workspace $(FAIL_POINTS)
+
+soak: servers ## Kills, power cuts, full disks and lost connections under load (MINUTES=10 for each, ONLY=row_02)
+	@SOAK_MINUTES="$(MINUTES)" cargo test --locked --workspace $(FAIL_POINTS) --test system -- \
+		$(or $(ONLY),faults::) --ignored --nocapture --test-threads 1
 
 check: ## Formatting, lints, and the tidy test
 	cargo fmt --all --check
-	cargo clippy --locked --workspace --all-targets -- --deny warnings
-	cargo test --locked --test system tidy
+	cargo clippy --locked --workspace --all-targets $(FAIL_POINTS) -- --deny warnings
+	cargo test --locked --workspace $(FAIL_POINTS) --test system tidy
 
 bench: servers ## Measure (ONLY=write or ONLY=write/hot-sku, QUICK=1)
 	@ONLY="$(ONLY)" QUICK="$(QUICK)" cargo bench --locked --bench figures

@@ -61,12 +61,12 @@ impl Servers {
     }
 
     pub async fn log(&self) -> JetStreamLog {
-        let client = infra::nats::connect(&self.nats_url).await.expect("nats-server answers");
+        let connection = infra::nats::connect(&self.nats_url).await.expect("nats-server answers");
         let settings = LogSettings { replicas: self.replicas, bytes_max: -1 };
         // A cluster takes a moment to agree on who leads.
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
-            match JetStreamLog::open(client.clone(), &settings).await {
+            match JetStreamLog::open(connection.clone(), &settings).await {
                 Ok(log) => return log,
                 Err(error) => assert!(Instant::now() < deadline, "{error}"),
             }

@@ -221,8 +221,8 @@ struct Raw {
 
 impl Raw {
     async fn open(servers: &Servers) -> Self {
-        let client = infra::nats::connect(&servers.nats_url).await.expect("nats-server answers");
-        let context = jetstream::ContextBuilder::new().max_ack_inflight(1_000).build(client);
+        let connection = infra::nats::connect(&servers.nats_url).await.expect("nats-server answers");
+        let context = jetstream::ContextBuilder::new().max_ack_inflight(1_000).build(connection.client);
         let config = stream::Config {
             name: "RAW".into(),
             subjects: vec!["raw.>".into()],

@@ -10,6 +10,7 @@ use infra::checkpoint::Checkpoints;
 use infra::clock::Clock;
 use infra::execute::{Executor, Executors};
 use infra::log::{EventLog, JetStreamLog, LogSettings};
+use infra::nats::Connection;
 use infra::payment::Sandbox;
 use infra::snapshots::{JetStreamSnapshots, Snapshots};
 use infra::timers::JetStreamTimers;
@@ -116,10 +117,10 @@ impl Platform {
 
 impl Shared {
     async fn open(options: &config::Platform, nats_url: &str, database_url: &str) -> anyhow::Result<Self> {
-        let client = connect_nats(nats_url).await?;
+        let connection = connect_nats(nats_url).await?;
         let settings =
             LogSettings { replicas: options.log_replicas, bytes_max: options.log_bytes_max.unwrap_or(-1) };
-        let jetstream = JetStreamLog::open(client, &settings).await?;
+        let jetstream = JetStreamLog::open(connection, &settings).await?;
         let timers = JetStreamTimers::open(jetstream.context().clone(), options.log_replicas).await?;
         let snapshots = JetStreamSnapshots::open(jetstream.context(), options.log_replicas).await?;
         let snapshots: Arc<dyn Snapshots> = Arc::new(snapshots);
@@ -205,9 +206,9 @@ impl Shared {
 ///
 /// # Errors
 /// It can't be reached now.
-pub async fn connect_nats(url: &str) -> anyhow::Result<async_nats::Client> {
-    let client = infra::nats::connect(url).await;
-    client.with_context(|| format!("nats-server can't be reached at {}", without_password(url)))
+pub async fn connect_nats(url: &str) -> anyhow::Result<Connection> {
+    let connection = infra::nats::connect(url).await;
+    connection.with_context(|| format!("nats-server can't be reached at {}", without_password(url)))
 }
 
 async fn connect_postgres(url: &str, connections_max: u32) -> anyhow::Result<PgPool> {

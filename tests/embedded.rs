@@ -21,8 +21,8 @@ async fn query(url: &str, query: &'static str) -> i32 {
 async fn keep(servers: &Embedded) {
     let mut connection = PgConnection::connect(servers.postgres.url()).await.expect("Postgres answers");
     connection.execute("create table kept as select 42 as answer").await.expect("a table");
-    let client = infra::nats::connect(servers.nats.url()).await.expect("nats-server answers");
-    let context = async_nats::jetstream::new(client);
+    let connection = infra::nats::connect(servers.nats.url()).await.expect("nats-server answers");
+    let context = async_nats::jetstream::new(connection.client);
     let config = async_nats::jetstream::stream::Config { name: "KEPT".to_owned(), ..Default::default() };
     context.create_stream(config).await.expect("a stream");
     context.publish("KEPT", "42".into()).await.expect("sent").await.expect("acknowledged");
@@ -30,8 +30,8 @@ async fn keep(servers: &Embedded) {
 
 async fn assert_kept(servers: &Embedded) {
     assert_eq!(query(servers.postgres.url(), "select answer from kept").await, 42);
-    let client = infra::nats::connect(servers.nats.url()).await.expect("nats-server answers");
-    let stream = async_nats::jetstream::new(client).get_stream("KEPT").await.expect("the stream");
+    let connection = infra::nats::connect(servers.nats.url()).await.expect("nats-server answers");
+    let stream = async_nats::jetstream::new(connection.client).get_stream("KEPT").await.expect("the stream");
     assert_eq!(stream.get_raw_message(1).await.expect("the message").payload, "42");
 }
 

@@ -179,7 +179,7 @@ async fn loses_nothing_with_its_leader(cluster: &mut Cluster, log: JetStreamLog)
         let versions: Vec<_> = commits.iter().map(|stored| stored.commit.version).collect();
         assert_eq!(versions, (1..=10).collect::<Vec<_>>(), "{sku}");
     }
-    cluster.restart(leader).await;
+    cluster.restart_killed().await;
     assert_ne!(cluster.leader(&log).await, leader, "another one leads");
 }
 

@@ -1,8 +1,8 @@
 //! Tests of the whole system, in one binary, with real servers.
 
-mod crash;
 mod embedded;
 mod execute;
+mod faults;
 mod journeys;
 mod log_contract;
 mod projections;

@@ -6,6 +6,7 @@ use infra::log::{EventLog, JetStreamLog, LogSettings, MemoryLog};
 use infra::{checkpoint, fence};
 use reqwest::Method;
 
+use crate::support::eventually;
 use crate::support::servers::{Nats, database, database_url};
 use crate::support::shop::Roles;
 use crate::support::stock::{commit, message};
@@ -134,12 +135,42 @@ async fn a_full_log_says_so_and_goes_on_when_there_is_space() {
     let (status, problem) = roles.send(Method::GET, "/readyz").await;
     assert!(status == 503 && problem["detail"].to_string().contains("the log is full"), "{problem}");
     assert_eq!(roles.send(Method::GET, "/v1/products").await.0, 200, "what is there can be read");
-    let client = infra::nats::connect(nats.url()).await.expect("nats-server answers");
-    let log = JetStreamLog::existing(client).await.expect("a log");
+    let connection = infra::nats::connect(nats.url()).await.expect("nats-server answers");
+    let log = JetStreamLog::existing(connection).await.expect("a log");
     assert_eq!(log.end().await.expect("an end"), taken, "each that was taken, and no other");
     let config = log.context().get_stream("EVENTS").await.expect("a stream").cached_info().config.clone();
     log.context().update_stream(Config { max_bytes: 1 << 30, ..config }).await.expect("updated");
     assert_eq!(roles.send(Method::POST, "/v1/carts").await.0, 201);
+    assert_eq!(roles.send(Method::GET, "/readyz").await.0, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_may_not_be_appended_is_told_at_once() {
+    let (nats, database_url) = (Nats::start().await, database_url().await);
+    let roles = Roles::start(nats.url(), &database_url, &["command-api"]).await;
+    assert_eq!(roles.send(Method::POST, "/v1/carts").await.0, 201);
+    let config = std::fs::read_to_string(nats.config()).expect("its settings");
+    let permissions = r#", permissions: { publish: { deny: "ev.*.cart.>" } }"#;
+    let without = config
+        .replace("authorization { user", "authorization { users: [ { user")
+        .replace("\" }\njetstream", &format!("\"{permissions} }} ] }}\njetstream"));
+    assert!(without.contains(permissions), "{without}");
+    nats.reload(&without);
+    // In the log there is nothing of what was refused, and nobody waited for it.
+    let problem = eventually("the permission is gone", async || {
+        let (status, problem) = roles.send(Method::POST, "/v1/carts").await;
+        (status != 201).then_some(problem)
+    })
+    .await;
+    assert_eq!(problem["code"], "log_unavailable", "{problem}");
+    let (status, problem) = roles.send(Method::GET, "/readyz").await;
+    let reason = problem["reasons"][0].as_str().unwrap_or_default();
+    assert!(status == 503 && reason.contains("may not append to ev."), "{problem}");
+    nats.reload(&without.replace(permissions, ""));
+    eventually("it may append again", async || {
+        (roles.send(Method::POST, "/v1/carts").await.0 == 201).then_some(())
+    })
+    .await;
     assert_eq!(roles.send(Method::GET, "/readyz").await.0, 200);
 }
 

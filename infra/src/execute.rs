@@ -31,6 +31,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::clock::Clock;
+use crate::fail_points;
 use crate::log::{AppendError, EventLog, Message, ReadError, Stored};
 use crate::snapshots::Snapshots;
 use crate::writer::{self, After, Writer};
@@ -253,6 +254,7 @@ impl<A: Aggregate> Executor<A> {
                 }
                 Step::Given(outcome) => match outcome.await.unwrap_or(Err(writer::Error::RolledBack)) {
                     Ok(Confirmed { events, sequence, version }) => {
+                        fail_points::may_die(fail_points::COMMAND_DONE);
                         self.keep_snapshot(&stream, &entry);
                         return Ok(Executed { events, sequence, version, repeated: false });
                     }
@@ -261,6 +263,9 @@ impl<A: Aggregate> Executor<A> {
                     Err(writer::Error::Append(AppendError::Full)) => return Err(Error::LogFull),
                     Err(writer::Error::Append(AppendError::NotAppended(reason))) => {
                         return Err(Error::Unavailable(reason.to_string()));
+                    }
+                    Err(writer::Error::Append(denied @ AppendError::Denied { .. })) => {
+                        return Err(Error::Unavailable(denied.to_string()));
                     }
                     Err(writer::Error::Append(AppendError::Unknown(reason))) => {
                         return Err(Error::OutcomeUnknown(reason.to_string()));

@@ -10,6 +10,7 @@ use domain::StreamId;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
+use crate::fail_points;
 use crate::log::Unavailable;
 
 /// The key-value bucket.
@@ -90,6 +91,7 @@ impl Snapshots for JetStreamSnapshots {
             // The last part is the one that is not full, even if it's empty.
             for part in 0..=snapshot.len() / PART_BYTES {
                 let body = &snapshot[part * PART_BYTES..snapshot.len().min((part + 1) * PART_BYTES)];
+                fail_points::may_die(fail_points::SNAPSHOT_SAVED);
                 let value = [&seal[..], body].concat();
                 self.bucket.put(key(stream, part), value.into()).await.map_err(Unavailable::because)?;
             }

@@ -139,6 +139,8 @@ struct Hold {
 /// Why appends fail, since when, and when the last one did.
 struct Trouble {
     reason: String,
+    /// It's no hiccup: the log has said so itself.
+    certain: bool,
     since: Instant,
     last: Instant,
 }
@@ -161,21 +163,20 @@ impl Writer {
         &self.inner.log
     }
 
-    /// Why the log takes no appends, if it has not taken any for a while. A full or broken disk and a
-    /// missing permission look like an answer that never comes; that they last tells them from those.
+    /// Why the log takes no appends, if it has said so or has not taken any for a while. A full or broken
+    /// disk looks like an answer that never comes; that it lasts tells it from one.
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
         let state = self.inner.state();
         let trouble = state.trouble.as_ref()?;
-        let lasts =
-            trouble.last - trouble.since >= TROUBLE_MIN || trouble.reason == AppendError::Full.to_string();
+        let lasts = trouble.last - trouble.since >= TROUBLE_MIN || trouble.certain;
         // Where nobody gives commands any more, nothing would ever show that it's over.
         let is_news = trouble.last.elapsed() < TROUBLE_KEPT;
         let seconds = trouble.since.elapsed().as_secs();
         (lasts && is_news).then(|| {
             format!(
-                "the log has taken no commit for {seconds} s: {} (a full or broken disk, a missing permission, \
-                 or no leader; see nats-server's own log)",
+                "the log has taken no commit for {seconds} s: {} (a full or broken disk, or no leader? \
+                 nats-server's own log tells)",
                 trouble.reason
             )
         })
@@ -214,12 +215,13 @@ impl Inner {
     fn note_trouble(&self, error: &AppendError) {
         let reason = match error {
             AppendError::NotAppended(reason) | AppendError::Unknown(reason) => reason.to_string(),
-            AppendError::Full | AppendError::Conflict => error.to_string(),
+            AppendError::Full | AppendError::Denied { .. } | AppendError::Conflict => error.to_string(),
         };
+        let certain = matches!(error, AppendError::Full | AppendError::Denied { .. });
         let now = Instant::now();
         let mut state = self.state();
         let since = state.trouble.as_ref().map_or(now, |trouble| trouble.since);
-        state.trouble = Some(Trouble { reason, since, last: now });
+        state.trouble = Some(Trouble { reason, certain, since, last: now });
     }
 
     fn end_trouble(&self) {

@@ -31,8 +31,9 @@ async fn tail(options: HistoryTail) -> anyhow::Result<ExitCode> {
         Some(url) => url.clone(),
         None => crate::addresses::of_data_dir(&options.data.data_dir)?.nats,
     };
-    let client = crate::platform::connect_nats(&nats_url).await?;
-    let log: Arc<dyn EventLog> = Arc::new(JetStreamLog::existing(client).await.context("there is no log")?);
+    let connection = crate::platform::connect_nats(&nats_url).await?;
+    let log: Arc<dyn EventLog> =
+        Arc::new(JetStreamLog::existing(connection).await.context("there is no log")?);
     let now = Clock::system().now();
     let first = match &options.since {
         Some(moment) => position(log.as_ref(), moment, now).await?,

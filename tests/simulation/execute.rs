@@ -17,6 +17,11 @@ use uuid::Uuid;
 use crate::support::faulty_log::{Call, Fault, FaultyLog, Plan, sizes};
 use crate::support::stock::{executor, request};
 
+use super::mutants::{Hasty, Mutant, Mutated};
+
+/// No history takes so long, by its own clock.
+const LIMIT: Duration = Duration::from_secs(3_600);
+
 /// What clients were told, and what it was that they wanted.
 #[derive(Default)]
 struct Told {
@@ -35,18 +40,22 @@ struct History {
 
 /// One history: clients with commands to few aggregates, through executors that share the log, and
 /// a log that goes wrong as the seed says.
-async fn history(seed: u64) -> History {
+async fn history(seed: u64, mutant: Mutant) -> History {
     let memory = MemoryLog::default();
+    let shared = Mutated::new(memory.clone(), mutant);
     let mut random = fastrand::Rng::with_seed(seed);
     let processes = random.usize(1..=3);
     let (logs, executors): (Vec<_>, Vec<_>) =
-        std::iter::repeat_with(|| process(&memory, random.fork())).take(processes).unzip();
+        std::iter::repeat_with(|| process(&shared, random.fork(), mutant)).take(processes).unzip();
     let told: Arc<Mutex<Told>> = Arc::default();
     let clients = (0..60).map(|number| client(number, executors.clone(), told.clone(), random.fork()));
     let mut clients: JoinSet<()> = clients.collect();
-    while let Some(client) = clients.join_next().await {
-        client.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
-    }
+    let all = async {
+        while let Some(client) = clients.join_next().await {
+            client.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        }
+    };
+    tokio::time::timeout(LIMIT, all).await.unwrap_or_else(|_| panic!("seed {seed}: a client waits for ever"));
     // What comes late has come by then.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let mut commits = Vec::new();
@@ -60,7 +69,7 @@ async fn history(seed: u64) -> History {
 }
 
 /// A process with its own way to the log, on which things go wrong.
-fn process(memory: &MemoryLog, mut random: fastrand::Rng) -> (FaultyLog, Arc<Executor<Stock>>) {
+fn process(log: &Mutated, mut random: fastrand::Rng, mutant: Mutant) -> (FaultyLog, Arc<Executor<Stock>>) {
     let (wrong, slowest_ms) = (random.u32(0..=25), random.u64(1..=30));
     let batch_max = random.choice([0, 3, 1_000]).unwrap_or(0);
     let settings = writer::Settings {
@@ -78,8 +87,12 @@ fn process(memory: &MemoryLog, mut random: fastrand::Rng) -> (FaultyLog, Arc<Exe
         };
         (fault, Duration::from_millis(random.u64(0..=slowest_ms)))
     });
-    let log = FaultyLog::new(memory.clone(), plan).with_batch_max(batch_max);
-    let executor = executor(Arc::new(log.clone()), settings);
+    let log = FaultyLog::new(log.clone(), plan).with_batch_max(batch_max);
+    let shown: Arc<dyn EventLog> = match mutant {
+        Mutant::Hasty => Arc::new(Hasty(log.clone())),
+        _ => Arc::new(log.clone()),
+    };
+    let executor = executor(shown, settings);
     (log, executor)
 }
 
@@ -170,12 +183,30 @@ fn holds(seed: u64, commits: &[Stored], told: &Told) {
     }
 }
 
+fn run(seed: u64, mutant: Mutant) -> History {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+    runtime.expect("a runtime").block_on(history(seed, mutant))
+}
+
+#[test]
+fn a_platform_that_does_it_wrong_is_found_out() {
+    for mutant in [Mutant::Blind, Mutant::Hasty, Mutant::Forgetful, Mutant::WindowOnly] {
+        let found_out = |seed: &u64| {
+            let checked = std::panic::catch_unwind(|| {
+                let History { commits, told, .. } = run(*seed, mutant);
+                holds(*seed, &commits, &told);
+            });
+            checked.is_err()
+        };
+        let seeds = (0..30).filter(found_out).count();
+        assert!(seeds > 0, "{mutant:?} passes");
+        println!("{mutant:?} is found out by {seeds} seeds of 30");
+    }
+}
+
 #[test]
 fn whatever_goes_wrong_each_command_is_recorded_once_or_not_at_all() {
-    let run = |seed| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
-        runtime.expect("a runtime").block_on(history(seed))
-    };
+    let run = |seed| run(seed, Mutant::None);
     let mut seen: BTreeMap<Fault, usize> = BTreeMap::new();
     let (mut together, mut refused, mut repeated) = (0, 0, 0);
     for seed in 0..300 {

@@ -1,3 +1,4 @@
 //! Histories by seed, in which everything that can go wrong does.
 
 mod execute;
+mod mutants;

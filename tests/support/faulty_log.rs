@@ -7,9 +7,7 @@ use domain::StreamId;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
-use infra::log::{
-    Append, AppendError, EventLog, MemoryLog, Message, PageOfStream, ReadError, Stored, Unavailable,
-};
+use infra::log::{Append, AppendError, EventLog, Message, PageOfStream, ReadError, Stored, Unavailable};
 
 /// What happens to one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,15 +47,15 @@ pub fn first(mut count: u32, fault: Fault) -> Plan {
 
 #[derive(Clone)]
 pub struct FaultyLog {
-    log: MemoryLog,
+    log: Arc<dyn EventLog>,
     plan: Arc<Mutex<Plan>>,
     pub calls: Arc<Mutex<Vec<(Call, Fault)>>>,
     batch_max: usize,
 }
 
 impl FaultyLog {
-    pub fn new(log: MemoryLog, plan: Plan) -> Self {
-        Self { log, plan: Arc::new(Mutex::new(plan)), calls: Arc::default(), batch_max: 1_000 }
+    pub fn new(log: impl EventLog, plan: Plan) -> Self {
+        Self { log: Arc::new(log), plan: Arc::new(Mutex::new(plan)), calls: Arc::default(), batch_max: 1_000 }
     }
 
     /// Takes batches up to that size only.
@@ -80,7 +78,7 @@ impl FaultyLog {
     async fn faulty(
         &self,
         call: Call,
-        append: impl Fn(MemoryLog) -> BoxFuture<'static, Result<u64, AppendError>>,
+        append: impl Fn(Arc<dyn EventLog>) -> BoxFuture<'static, Result<u64, AppendError>>,
     ) -> Result<u64, AppendError> {
         let lost = || AppendError::Unknown(Unavailable::because("the answer is lost"));
         match self.happens(call).await {
@@ -116,7 +114,7 @@ pub fn sizes(log: &FaultyLog) -> Vec<usize> {
 
 impl EventLog for FaultyLog {
     fn append<'a>(&'a self, message: &'a Message, expected: u64) -> BoxFuture<'a, Result<u64, AppendError>> {
-        let append = move |log: MemoryLog| {
+        let append = move |log: Arc<dyn EventLog>| {
             let message = message.clone();
             async move { log.append(&message, expected).await }.boxed()
         };
@@ -124,7 +122,7 @@ impl EventLog for FaultyLog {
     }
 
     fn append_batch<'a>(&'a self, batch: &'a [Append]) -> BoxFuture<'a, Result<u64, AppendError>> {
-        let append = |log: MemoryLog| {
+        let append = |log: Arc<dyn EventLog>| {
             let batch = batch.to_vec();
             async move { log.append_batch(&batch).await }.boxed()
         };

@@ -1,9 +1,14 @@
 //! What all tests need: servers, shops, and the certainty that they end with the tests.
 
+pub mod disk;
 pub mod faulty_log;
+pub mod load;
+pub mod memory;
+pub mod proxy;
 pub mod servers;
 pub mod shop;
 pub mod stock;
+pub mod strace;
 mod warden;
 
 use std::path::PathBuf;

@@ -1,9 +1,11 @@
 //! The servers that tests use: a nats-server each, and one Postgres for all, with a database each.
 
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use infra::embedded::{NatsCluster, NatsOptions, NatsServer, PostgresOptions, PostgresServer};
 use infra::log::{JetStreamLog, LogSettings};
+use rustix::process::{Pid, Signal, kill_process};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 use tokio::sync::OnceCell;
 
@@ -12,39 +14,56 @@ use super::warden::{Folder, kill_at_the_end};
 /// A nats-server of a test's own.
 pub struct Nats {
     server: Option<NatsServer>,
-    folder: Folder,
+    /// Where it stores, and the folder that goes with it.
+    place: PathBuf,
+    _folder: Option<Folder>,
+    options: NatsOptions,
     url: String,
-    port: u16,
 }
 
 impl Nats {
     pub async fn start() -> Self {
-        Self::start_with(false).await
+        let folder = Folder::new();
+        let place = folder.path().join("nats");
+        Self { _folder: Some(folder), ..Self::start_in(place, false).await }
     }
 
     /// One that acknowledges what is not on disk yet.
     pub async fn start_lazy() -> Self {
-        Self::start_with(true).await
+        let folder = Folder::new();
+        let place = folder.path().join("nats");
+        Self { _folder: Some(folder), ..Self::start_in(place, true).await }
     }
 
-    async fn start_with(lazy_sync: bool) -> Self {
-        let folder = Folder::new();
+    /// One that stores in a place that the test looks after.
+    pub async fn start_in(place: PathBuf, lazy_sync: bool) -> Self {
         // Never the usual port, which belongs to whoever works on this machine.
-        let server = start(&folder, free_port(), lazy_sync).await;
-        let (url, port) = (server.url().to_owned(), server.port());
-        Self { server: Some(server), folder, url, port }
+        let options = NatsOptions { port: Some(free_port()), lazy_sync, cluster: None };
+        let server = start(&place, &options).await;
+        let url = server.url().to_owned();
+        Self { server: Some(server), place, _folder: None, options, url }
     }
 
     /// An empty log, or the one that it had.
     pub async fn log(&self) -> JetStreamLog {
-        let client = infra::nats::connect(&self.url).await.expect("nats-server answers");
+        let connection = infra::nats::connect(&self.url).await.expect("nats-server answers");
         let settings = LogSettings { replicas: 1, bytes_max: 1 << 30 };
-        JetStreamLog::open(client, &settings).await.expect("JetStream answers")
+        JetStreamLog::open(connection, &settings).await.expect("JetStream answers")
     }
 
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Its URL for those who reach it through another port.
+    pub fn url_at(&self, port: u16) -> String {
+        let (rest, _) = self.url.rsplit_once(':').expect("a port in the URL");
+        format!("{rest}:{port}")
+    }
+
+    pub fn port(&self) -> u16 {
+        self.options.port.expect("a port")
     }
 
     pub fn pid(&self) -> u32 {
@@ -57,8 +76,20 @@ impl Nats {
     }
 
     /// The folder with all that it stores.
-    pub fn store(&self) -> std::path::PathBuf {
-        self.folder.path().join("nats/jetstream")
+    pub fn store(&self) -> PathBuf {
+        self.place.join("jetstream")
+    }
+
+    /// The file with its settings.
+    pub fn config(&self) -> PathBuf {
+        self.place.join("server.conf")
+    }
+
+    /// Gives it other settings while it runs.
+    pub fn reload(&self, config: &str) {
+        std::fs::write(self.config(), config).expect("written");
+        let pid = Pid::from_raw(self.pid().cast_signed()).expect("a process id");
+        kill_process(pid, Signal::HUP).expect("it runs");
     }
 
     /// Kills it, as a crash would.
@@ -68,7 +99,7 @@ impl Nats {
 
     /// Starts it again, at the same place.
     pub async fn restart(&mut self) {
-        self.server = Some(start(&self.folder, self.port, false).await);
+        self.server = Some(start(&self.place, &self.options).await);
     }
 }
 
@@ -88,10 +119,10 @@ impl Cluster {
 
     /// An empty log, or the one that it had, with three copies.
     pub async fn log(&self) -> JetStreamLog {
-        let client = infra::nats::connect(&self.servers.url()).await.expect("a server answers");
+        let connection = infra::nats::connect(&self.servers.url()).await.expect("a server answers");
         let settings = LogSettings { replicas: 3, bytes_max: 1 << 30 };
         super::eventually("the cluster has a log", async || {
-            JetStreamLog::open(client.clone(), &settings).await.ok()
+            JetStreamLog::open(connection.clone(), &settings).await.ok()
         })
         .await
     }
@@ -110,15 +141,20 @@ impl Cluster {
         self.servers.kill(index).await;
     }
 
-    pub async fn restart(&mut self, index: usize) {
-        self.servers.restart(index).await.expect("the server starts");
+    /// URLs of all servers.
+    pub fn url(&self) -> String {
+        self.servers.url()
+    }
+
+    /// Starts those again that were killed.
+    pub async fn restart_killed(&mut self) {
+        self.servers.restart_killed().await.expect("the servers start");
         self.servers.pids().into_iter().for_each(kill_at_the_end);
     }
 }
 
-async fn start(folder: &Folder, port: u16, lazy_sync: bool) -> NatsServer {
-    let options = NatsOptions { port: Some(port), lazy_sync, cluster: None };
-    let server = NatsServer::start(&folder.path().join("nats"), &options).await.expect("nats-server starts");
+async fn start(place: &Path, options: &NatsOptions) -> NatsServer {
+    let server = NatsServer::start(place, options).await.expect("nats-server starts");
     kill_at_the_end(server.pid());
     server
 }

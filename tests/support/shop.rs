@@ -39,6 +39,16 @@ pub struct Roles {
 
 impl Roles {
     pub async fn start(nats_url: &str, database_url: &str, arguments: &[&str]) -> Self {
+        Self::start_to_die(nats_url, database_url, arguments, "").await
+    }
+
+    /// Starts roles that die where `infra::fail_points` says.
+    pub async fn start_to_die(
+        nats_url: &str,
+        database_url: &str,
+        arguments: &[&str],
+        fail_points: &str,
+    ) -> Self {
         let mut command = Command::new(PROGRAM);
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let mut process = command
@@ -46,6 +56,7 @@ impl Roles {
             .args(arguments)
             .env("NATS_URL", nats_url)
             .env("DATABASE_URL", database_url)
+            .env("FAILPOINTS", fail_points)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -75,6 +86,11 @@ impl Roles {
 impl Roles {
     pub fn pid(&self) -> Pid {
         Pid::from_raw(self.process.id().cast_signed()).expect("a process id")
+    }
+
+    /// Whether it has ended by itself.
+    pub fn ended(&mut self) -> bool {
+        self.process.try_wait().expect("a child").is_some()
     }
 }
 

@@ -12,11 +12,12 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 /// leads a group of its own. Servers are asked first: a killed Postgres leaves shared memory.
 const SCRIPT: &str = r#"
 trap '' INT TERM HUP
-processes=
+processes= mounts=
 while read -r kind value; do
     case $kind in
         process) processes="$processes $value" ;;
         folder) set -- "$@" "$value" ;;
+        mount) mounts="$mounts $value" ;;
     esac
 done
 started() { sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f20; }
@@ -34,6 +35,7 @@ for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25; do
     sleep 0.2
 done
 send KILL "$servers"
+for mount in $mounts; do umount -l "$mount" 2>/dev/null; done
 rm -rf -- "$@"
 "#;
 
@@ -58,6 +60,11 @@ pub fn kill_at_the_end(pid: u32) {
     if let Some(started) = fields.split_whitespace().nth(19) {
         tell("process", &format!("{pid}:{started}"));
     }
+}
+
+/// Takes down what is mounted there when the tests end, if something is.
+pub fn unmount_at_the_end(place: &Path) {
+    tell("mount", &place.display().to_string());
 }
 
 /// A folder that goes when it's dropped, or when the tests end.

@@ -142,8 +142,8 @@ impl NatsServer {
 }
 
 async fn answers(url: &str) -> Result<(), String> {
-    let client = crate::nats::connect(url).await.map_err(|error| error.to_string())?;
-    let account = async_nats::jetstream::new(client).query_account().await;
+    let connection = crate::nats::connect(url).await.map_err(|error| error.to_string())?;
+    let account = async_nats::jetstream::new(connection.client).query_account().await;
     account.map(drop).map_err(|error| error.to_string())
 }
 

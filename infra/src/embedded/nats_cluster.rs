@@ -71,12 +71,17 @@ impl NatsCluster {
         }
     }
 
-    /// Starts one again, with what it has stored.
+    /// Starts those again that were killed, with what they have stored.
     ///
     /// # Errors
-    /// It does not become ready in time.
-    pub async fn restart(&mut self, index: usize) -> Result<(), Error> {
-        self.servers[index] = Some(self.start_server(index).await?);
+    /// One of them does not become ready in time.
+    pub async fn restart_killed(&mut self) -> Result<(), Error> {
+        let killed: Vec<_> = (0..self.servers.len()).filter(|index| self.servers[*index].is_none()).collect();
+        // If most of them were, none is ready before there are enough.
+        let servers = try_join_all(killed.iter().map(|index| self.start_server(*index))).await?;
+        for (index, server) in killed.into_iter().zip(servers) {
+            self.servers[index] = Some(server);
+        }
         Ok(())
     }
 

@@ -10,12 +10,14 @@ use async_nats::header::{
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::response::Response;
-use async_nats::{Client, HeaderMap, Request, RequestErrorKind};
+use async_nats::{HeaderMap, Request, RequestErrorKind};
 use uuid::Uuid;
 
-use super::jetstream::{ACK_LIMIT, headers};
+use super::jetstream::{ACK_LIMIT, headers, unanswered};
 use super::subjects::subject;
 use super::{Append, AppendError, Expected, Unavailable};
+use crate::fail_points;
+use crate::nats::Connection;
 
 /// The server takes no larger batch.
 pub(super) const MESSAGES_MAX: usize = 1_000;
@@ -28,11 +30,12 @@ pub(super) enum Error {
 }
 
 /// Appends all of them or none; returns the position of the first.
-pub(super) async fn publish(client: &Client, batch: &[Append]) -> Result<u64, Error> {
+pub(super) async fn publish(connection: &Connection, batch: &[Append]) -> Result<u64, Error> {
     let Some((last, before)) = batch.split_last() else {
         return Err(Error::Append(AppendError::NotAppended(Unavailable::because("an empty batch"))));
     };
     let id = Uuid::now_v7().simple().to_string();
+    let (client, since) = (&connection.client, connection.now());
     for (append, place) in before.iter().zip(1_u64..) {
         let headers = batch_headers(append, &id, place);
         let sent = client.publish_with_headers(
@@ -43,10 +46,19 @@ pub(super) async fn publish(client: &Client, batch: &[Append]) -> Result<u64, Er
         // Without its last message, a batch is nothing: one by one, each is told what is wrong.
         sent.await.map_err(|_| Error::Append(AppendError::Conflict))?;
     }
+    fail_points::may_die(fail_points::BATCH_HALF_SENT);
     let mut headers = batch_headers(last, &id, batch.len() as u64);
     headers.insert(NATS_BATCH_COMMIT, NATS_BATCH_COMMIT_FINAL);
     let request = Request::new().headers(headers).payload(last.message.body.clone()).timeout(Some(ACK_LIMIT));
-    let answer = client.send_request(subject(&last.message.stream), request).await.map_err(|error| {
+    let subject = subject(&last.message.stream);
+    let answer = tokio::select! {
+        biased;
+        answer = client.send_request(subject.clone(), request) => answer,
+        why = connection.unanswered(since, &subject) => {
+            return Err(Error::Append(unanswered(why, subject)));
+        }
+    };
+    let answer = answer.map_err(|error| {
         Error::Append(match error.kind() {
             RequestErrorKind::NoResponders => AppendError::NotAppended(Unavailable::because(error)),
             RequestErrorKind::InvalidSubject | RequestErrorKind::MaxPayloadExceeded => AppendError::Conflict,
@@ -55,6 +67,7 @@ pub(super) async fn publish(client: &Client, batch: &[Append]) -> Result<u64, Er
             }
         })
     })?;
+    fail_points::may_die(fail_points::APPEND_ACKNOWLEDGED);
     acknowledged(&answer.payload, batch.len() as u64)
 }
 

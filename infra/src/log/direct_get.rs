@@ -11,26 +11,43 @@ use futures_util::StreamExt;
 use super::memory::stored;
 use super::subjects::STREAM;
 use super::{PageOfStream, ReadError, Stored, Unavailable};
+use crate::nats::{Connection, Unanswered};
 
 const TIME_LIMIT: Duration = Duration::from_secs(5);
 
 /// Reads the subject's first messages after the sequence `after`, in order, at most `most` of them.
 pub(super) async fn page(
-    client: &Client,
+    connection: &Connection,
     subject: &str,
     after: u64,
     most: usize,
 ) -> Result<PageOfStream, ReadError> {
-    let page = tokio::time::timeout(TIME_LIMIT, ask(client, subject, after, most));
-    page.await.map_err(|_| Unavailable::because("a read took longer than 5 s"))?
+    let api = format!("$JS.API.DIRECT.GET.{STREAM}");
+    let since = connection.now();
+    let page = ask(&connection.client, &api, subject, after, most);
+    tokio::select! {
+        biased;
+        page = tokio::time::timeout(TIME_LIMIT, page) => {
+            page.map_err(|_| Unavailable::because("a read took longer than 5 s"))?
+        }
+        why = connection.unanswered(since, &api) => Err(Unavailable::because(match why {
+            Unanswered::Lost => "the connection was lost".to_owned(),
+            Unanswered::Denied => format!("the user of nats-server may not read from {api}"),
+        }).into()),
+    }
 }
 
-async fn ask(client: &Client, subject: &str, after: u64, most: usize) -> Result<PageOfStream, ReadError> {
+async fn ask(
+    client: &Client,
+    api: &str,
+    subject: &str,
+    after: u64,
+    most: usize,
+) -> Result<PageOfStream, ReadError> {
     let inbox = client.new_inbox();
     let mut answers = client.subscribe(inbox.clone()).await.map_err(Unavailable::because)?;
     let request = serde_json::json!({ "seq": after + 1, "next_by_subj": subject, "batch": most });
-    let api = format!("$JS.API.DIRECT.GET.{STREAM}");
-    let sent = client.publish_with_reply(api, inbox, request.to_string().into()).await;
+    let sent = client.publish_with_reply(api.to_owned(), inbox, request.to_string().into()).await;
     sent.map_err(Unavailable::because)?;
     let mut commits = Vec::new();
     loop {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use async_nats::HeaderMap;
 use async_nats::header::{NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_EXPECTED_STREAM, NATS_MESSAGE_ID};
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
@@ -11,7 +12,6 @@ use async_nats::jetstream::stream::{
     Config, DirectGetErrorKind, DiscardPolicy, RetentionPolicy, StorageType, Stream,
 };
 use async_nats::jetstream::{self, ErrorCode};
-use async_nats::{Client, HeaderMap};
 use domain::StreamId;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};
@@ -23,6 +23,8 @@ use super::{
     Append, AppendError, EventLog, Message, PageOfStream, ReadError, Stored, Unavailable, batch, direct_get,
     drift,
 };
+use crate::fail_points;
+use crate::nats::{Connection, Unanswered};
 
 /// How long an append waits for its acknowledgement before its outcome counts as unknown.
 pub(crate) const ACK_LIMIT: Duration = Duration::from_secs(5);
@@ -45,7 +47,7 @@ pub struct LogSettings {
 /// The log in the stream `EVENTS` of a NATS server or cluster.
 #[derive(Debug, Clone)]
 pub struct JetStreamLog {
-    client: Client,
+    connection: Connection,
     context: jetstream::Context,
     allows_batches: Arc<AtomicBool>,
 }
@@ -55,22 +57,24 @@ impl JetStreamLog {
     ///
     /// # Errors
     /// JetStream does not answer, or does not accept the stream.
-    pub async fn open(client: Client, settings: &LogSettings) -> Result<Self, Unavailable> {
-        let context = jetstream::ContextBuilder::new().ack_timeout(ACK_LIMIT).build(client.clone());
+    pub async fn open(connection: Connection, settings: &LogSettings) -> Result<Self, Unavailable> {
+        let context =
+            jetstream::ContextBuilder::new().ack_timeout(ACK_LIMIT).build(connection.client.clone());
         let stream = context.get_or_create_stream(config(settings)).await.map_err(Unavailable::because)?;
         let allows_batches = stream.cached_info().config.allow_atomic_publish;
-        Ok(Self { client, context, allows_batches: Arc::new(allows_batches.into()) })
+        Ok(Self { connection, context, allows_batches: Arc::new(allows_batches.into()) })
     }
 
     /// Opens a log that is there already, to read it.
     ///
     /// # Errors
     /// JetStream does not answer, or has no such stream.
-    pub async fn existing(client: Client) -> Result<Self, Unavailable> {
-        let context = jetstream::ContextBuilder::new().ack_timeout(ACK_LIMIT).build(client.clone());
+    pub async fn existing(connection: Connection) -> Result<Self, Unavailable> {
+        let context =
+            jetstream::ContextBuilder::new().ack_timeout(ACK_LIMIT).build(connection.client.clone());
         let stream = context.get_stream(STREAM).await.map_err(Unavailable::because)?;
         let allows_batches = stream.cached_info().config.allow_atomic_publish;
-        Ok(Self { client, context, allows_batches: Arc::new(allows_batches.into()) })
+        Ok(Self { connection, context, allows_batches: Arc::new(allows_batches.into()) })
     }
 
     /// How the stream's config differs from what makes the log safe.
@@ -91,9 +95,16 @@ impl JetStreamLog {
     async fn publish(&self, message: &Message, expected: u64) -> Result<u64, AppendError> {
         let mut headers = headers(message);
         headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, expected.to_string());
-        let subject = subject(&message.stream);
-        let sent = self.context.publish_with_headers(subject, headers, message.body.clone()).await;
-        let acknowledged = sent.map_err(append_error)?.await.map_err(append_error)?;
+        let (subject, since) = (subject(&message.stream), self.connection.now());
+        let sent = self.context.publish_with_headers(subject.clone(), headers, message.body.clone()).await;
+        let sent = sent.map_err(append_error)?;
+        fail_points::may_die(fail_points::APPEND_SENT);
+        let acknowledged = tokio::select! {
+            biased;
+            acknowledged = sent.into_future() => acknowledged.map_err(append_error)?,
+            why = self.connection.unanswered(since, &subject) => return Err(unanswered(why, subject)),
+        };
+        fail_points::may_die(fail_points::APPEND_ACKNOWLEDGED);
         Ok(acknowledged.sequence)
     }
 
@@ -112,7 +123,7 @@ impl JetStreamLog {
 
     /// How often the connection was made: another number is another connection.
     fn connects(&self) -> u64 {
-        self.client.statistics().connects.load(Ordering::Relaxed)
+        self.connection.client.statistics().connects.load(Ordering::Relaxed)
     }
 }
 
@@ -185,6 +196,14 @@ pub(super) fn headers(message: &Message) -> HeaderMap {
     headers
 }
 
+/// The connection's word on an append that will have no answer.
+pub(super) fn unanswered(why: Unanswered, subject: String) -> AppendError {
+    match why {
+        Unanswered::Denied => AppendError::Denied { subject },
+        Unanswered::Lost => AppendError::Unknown(Unavailable::because("the connection was lost")),
+    }
+}
+
 /// Tells what certainly was not appended from what may have been.
 fn append_error(error: PublishError) -> AppendError {
     let code = std::error::Error::source(&error)
@@ -213,7 +232,7 @@ impl EventLog for JetStreamLog {
 
     fn append_batch<'a>(&'a self, batch: &'a [Append]) -> BoxFuture<'a, Result<u64, AppendError>> {
         async move {
-            match batch::publish(&self.client, batch).await {
+            match batch::publish(&self.connection, batch).await {
                 Err(batch::Error::NotAllowed) => {
                     self.allows_batches.store(false, Ordering::Relaxed);
                     Err(AppendError::Conflict)
@@ -235,7 +254,7 @@ impl EventLog for JetStreamLog {
         after: u64,
         most: usize,
     ) -> BoxFuture<'a, Result<PageOfStream, ReadError>> {
-        async move { direct_get::page(&self.client, &subject(stream), after, most).await }.boxed()
+        async move { direct_get::page(&self.connection, &subject(stream), after, most).await }.boxed()
     }
 
     fn read(&self, sequence: u64) -> BoxFuture<'_, Result<Option<Stored>, ReadError>> {

@@ -99,6 +99,9 @@ pub enum AppendError {
     /// Nothing was appended, because the log has reached its largest size.
     #[error("the log is full")]
     Full,
+    /// Nothing was appended, because nats-server does not let this user append there.
+    #[error("the user of nats-server may not append to {subject}")]
+    Denied { subject: String },
     /// It may or may not have been appended: read back to know.
     #[error("whether it was appended is unknown")]
     Unknown(#[source] Unavailable),

@@ -41,7 +41,7 @@ impl Inner {
                 }
                 Ok(groups)
             }
-            Err(error @ (AppendError::NotAppended(_) | AppendError::Full)) => {
+            Err(error @ (AppendError::NotAppended(_) | AppendError::Full | AppendError::Denied { .. })) => {
                 self.note_trouble(&error);
                 groups.iter_mut().for_each(|group| group.fail(&error));
                 Ok(groups)
@@ -117,7 +117,9 @@ impl Inner {
                     Unavailable::because("the log does not show what it has")
                 }
                 Err(AppendError::NotAppended(reason)) if unknown => reason,
-                Err(AppendError::Full) if unknown => Unavailable::because(AppendError::Full),
+                Err(error @ (AppendError::Full | AppendError::Denied { .. })) if unknown => {
+                    Unavailable::because(error)
+                }
                 Err(AppendError::Conflict) => {
                     metrics::counter!("cartulary_writer_conflicts_total").increment(1);
                     return Err(AppendError::Conflict);

@@ -1,0 +1,30 @@
+//! Places between an effect and its record, at which a test can let the process die.
+//!
+//! Only in builds with the feature `fail-points`: `FAILPOINTS='append.sent=20*off->return'` lets it
+//! die when it comes there for the 21st time. Others know nothing of them.
+
+/// A batch is sent, but for its last message.
+pub const BATCH_HALF_SENT: &str = "batch.half_sent";
+/// A commit is sent, and not acknowledged.
+pub const APPEND_SENT: &str = "append.sent";
+/// A commit or a batch is acknowledged, and nobody was told.
+pub const APPEND_ACKNOWLEDGED: &str = "append.acknowledged";
+/// A command's outcome is known here, and its client was not told.
+pub const COMMAND_DONE: &str = "command.done";
+/// A part of a snapshot is about to be saved.
+pub const SNAPSHOT_SAVED: &str = "snapshot.saved";
+
+/// All of them.
+pub const ALL: [&str; 5] = [BATCH_HALF_SENT, APPEND_SENT, APPEND_ACKNOWLEDGED, COMMAND_DONE, SNAPSHOT_SAVED];
+
+/// Reads what the environment says.
+pub fn set_up() {
+    #[cfg(feature = "fail-points")]
+    std::mem::forget(fail::FailScenario::setup());
+}
+
+/// Dies here, if it was said so.
+pub(crate) fn may_die(here: &str) {
+    let _ = here;
+    fail::fail_point!(here, |_| std::process::abort());
+}
