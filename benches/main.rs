@@ -2,6 +2,7 @@
 //!
 //! `make bench`, `make bench ONLY=write`, `make bench ONLY=write/hot-sku`, `make bench QUICK=1`.
 
+mod cpu;
 mod load;
 mod report;
 mod servers;

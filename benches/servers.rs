@@ -74,6 +74,13 @@ impl Servers {
         }
     }
 
+    pub fn nats_pids(&self) -> Vec<u32> {
+        match &self.nats {
+            Nats::One(server) => vec![server.pid()],
+            Nats::Three(cluster) => cluster.pids(),
+        }
+    }
+
     pub async fn stop(self) {
         match self.nats {
             Nats::One(server) => server.stop().await,
@@ -108,9 +115,13 @@ impl Commands {
         Self { process, address }
     }
 
+    pub fn pid(&self) -> u32 {
+        self.process.id().expect("it runs")
+    }
+
     /// Resident memory in MB.
     pub fn memory_mb(&self) -> f64 {
-        let pid = self.process.id().expect("it runs");
+        let pid = self.pid();
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
         let kib: f64 = line.trim().trim_end_matches(" kB").parse().expect("a number");

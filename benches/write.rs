@@ -13,6 +13,7 @@ use infra::log::{Append, EventLog, Expected, JetStreamLog, Message};
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 
+use crate::cpu::Meter;
 use crate::load::{self, Requests, Until};
 use crate::report::{Figure, Plan, Report, Target, interleaved, median};
 use crate::servers::{Commands, Servers};
@@ -37,6 +38,9 @@ pub async fn measure(plan: &Plan, report: &mut Report) {
     }
     if plan.wants(GROUP, "hot-sku") {
         hot_sku(plan, report).await;
+    }
+    if plan.wants(GROUP, "hot-sku-two-processes") {
+        hot_sku_two_processes(plan, report).await;
     }
     if plan.wants(GROUP, "long-log") {
         long_log(plan, report).await;
@@ -68,14 +72,17 @@ async fn distinct_carts(plan: &Plan, report: &mut Report, servers: Servers) {
     let figure = Figure { group: GROUP, name, unit: "/s", target };
     let commands = Commands::start(&servers, &[]).await;
     let raw = Raw::open(&servers).await;
+    let meter = Meter::new(&commands, &servers);
     let rounds = interleaved(
         plan,
         async || {
-            load::run(&commands.address, 256, Until::Elapsed(plan.round()), new_carts()).await.per_second()
+            let until = Until::Elapsed(plan.round());
+            meter.of(load::run(&commands.address, 256, until, new_carts())).await.per_second()
         },
         async || raw.publish(512, plan.round()).await.per_second(),
     );
     report.note(&figure, &rounds.await);
+    println!("{meter}");
     commands.stop().await;
     servers.stop().await;
 }
@@ -101,17 +108,43 @@ async fn hot_sku(plan: &Plan, report: &mut Report) {
     let commands = Commands::start(&servers, &[]).await;
     let row = HotRow::create(&servers).await;
     product(&commands, "HOT").await;
-    let receipts: Requests = Arc::new(|_| load::post("/v1/stock/HOT/receipts", "{\"quantity\": 1}", fresh()));
+    let receipts: Requests = Arc::new(|_| receipt("HOT"));
+    let meter = Meter::new(&commands, &servers);
     let rounds = interleaved(
         plan,
         async || {
             let until = Until::Elapsed(plan.round());
-            load::run(&commands.address, 64, until, receipts.clone()).await.per_second()
+            meter.of(load::run(&commands.address, 64, until, receipts.clone())).await.per_second()
         },
         async || row.update(64, plan.round()).await,
     );
     report.note(&figure, &rounds.await);
+    println!("{meter}");
     commands.stop().await;
+    servers.stop().await;
+}
+
+/// The same SKU through two processes, that are in each other's way, and through one.
+async fn hot_sku_two_processes(plan: &Plan, report: &mut Report) {
+    let figure =
+        Figure { group: GROUP, name: "hot-sku-two-processes", unit: "/s", target: Target::RatioAtLeast(0.3) };
+    let servers = Servers::start().await;
+    let (one, other) = (Commands::start(&servers, &[]).await, Commands::start(&servers, &[]).await);
+    product(&one, "HOT").await;
+    let receipts: Requests = Arc::new(|_| receipt("HOT"));
+    let until = Until::Elapsed(plan.round());
+    let rounds = interleaved(
+        plan,
+        async || {
+            let half = |commands: &Commands| load::run(&commands.address, 32, until, receipts.clone());
+            let (of_one, of_other) = tokio::join!(half(&one), half(&other));
+            of_one.per_second() + of_other.per_second()
+        },
+        async || load::run(&one.address, 64, until, receipts.clone()).await.per_second(),
+    );
+    report.note(&figure, &rounds.await);
+    one.stop().await;
+    other.stop().await;
     servers.stop().await;
 }
 

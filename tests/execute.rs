@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use crate::support::faulty_log::{Fault, FaultyLog, first};
 use crate::support::servers::Nats;
+use crate::support::stock::executor_keeping;
 
 fn executor(log: Arc<dyn EventLog>) -> Executor<Stock> {
     let idempotency_keep = Duration::from_secs(60);
@@ -57,6 +58,27 @@ async fn a_repeat_finds_what_was_done() {
         );
     }
     assert_eq!(log.end().await.expect("an end"), 1);
+}
+
+#[tokio::test]
+async fn a_repeat_is_found_when_nothing_is_in_memory_any_more() {
+    let log = MemoryLog::default();
+    let reader: Arc<dyn EventLog> = Arc::new(log.clone());
+    let executor =
+        executor_keeping(1, reader.clone(), Arc::new(MemorySnapshots::default()), Default::default());
+    let mut done = Vec::new();
+    for number in 0..50 {
+        let request = request("3");
+        let sku = format!("MUG-{number}");
+        let first = executor.execute(&sku, &request, receive(3)).await.expect("done");
+        done.push((sku, request, first));
+    }
+    for (sku, request, first) in done {
+        let again = executor.execute(&sku, &request, receive(3)).await.expect("done");
+        assert!(again.repeated, "{sku}");
+        assert_eq!((again.sequence, again.version), (first.sequence, first.version), "{sku}");
+    }
+    assert_eq!(log.end().await.expect("an end"), 50, "nothing was done twice");
 }
 
 #[tokio::test]

@@ -174,6 +174,22 @@ async fn what_may_not_be_appended_is_told_at_once() {
     assert_eq!(roles.send(Method::GET, "/readyz").await.0, 200);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_is_locked_out_waits_until_it_may_come_in_again() {
+    let (nats, database_url) = (Nats::start().await, database_url().await);
+    let roles = Roles::start(nats.url(), &database_url, &["command-api"]).await;
+    let config = std::fs::read_to_string(nats.config()).expect("its settings");
+    nats.reload(&config.replace("password: \"", "password: \"another"));
+    eventually("it's not ready", async || (roles.send(Method::GET, "/readyz").await.0 == 503).then_some(()))
+        .await;
+    nats.reload(&config);
+    eventually("it's ready again", async || {
+        (roles.send(Method::GET, "/readyz").await.0 == 200).then_some(())
+    })
+    .await;
+    assert_eq!(roles.send(Method::POST, "/v1/carts").await.0, 201);
+}
+
 /// Status of readiness, and of a command.
 async fn served(nats: &Nats, database_url: &str, flags: &[&str]) -> (u16, u16) {
     let roles = Roles::start(nats.url(), database_url, &[&["command-api"], flags].concat()).await;

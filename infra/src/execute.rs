@@ -258,7 +258,7 @@ impl<A: Aggregate> Executor<A> {
                         self.keep_snapshot(&stream, &entry);
                         return Ok(Executed { events, sequence, version, repeated: false });
                     }
-                    Err(writer::Error::RolledBack) => {}
+                    Err(writer::Error::RolledBack) => entry.open_end().await,
                     Err(writer::Error::Append(AppendError::Conflict)) => conflicts += 1,
                     Err(writer::Error::Append(AppendError::Full)) => return Err(Error::LogFull),
                     Err(writer::Error::Append(AppendError::NotAppended(reason))) => {

@@ -14,6 +14,7 @@
 //! | the log is not asked more than it can   | in flight × time of an append ≤ half of the time-out   |
 
 mod lanes;
+mod measure;
 mod pace;
 mod resolve;
 
@@ -154,6 +155,7 @@ enum Work {
 impl Writer {
     #[must_use]
     pub fn new(log: Arc<dyn EventLog>, settings: Settings) -> Self {
+        measure::describe();
         let state = State::default();
         Self { inner: Arc::new(Inner { log, settings, state: Mutex::new(state) }) }
     }
@@ -192,7 +194,7 @@ impl Writer {
             let Settings { queue_max, queue_bytes_max, .. } = self.inner.settings;
             let mut state = self.inner.state();
             if state.lanes.waiting() >= queue_max || state.lanes.waiting_bytes() >= queue_bytes_max {
-                metrics::counter!("cartulary_writer_refused_total").increment(1);
+                measure::refused();
                 return Err(Full);
             }
             state.lanes.push(Item { message, after, done, since: Instant::now() })
@@ -237,7 +239,7 @@ impl Inner {
             };
             let expired = !late.is_empty();
             for Item { done, .. } in late {
-                metrics::counter!("cartulary_writer_expired_total").increment(1);
+                measure::expired();
                 let reason = format!("a commit waited longer than {} s", WAIT_LIMIT.as_secs());
                 done(Err(AppendError::NotAppended(Unavailable::because(reason)).into()));
             }
@@ -258,7 +260,7 @@ impl Inner {
         }
         *hold = None;
         let batch_max = batch_max.min(self.log.batch_max());
-        metrics::gauge!("cartulary_writer_waiting").set(lanes.waiting() as f64);
+        measure::waiting(lanes.waiting());
         if batch_max > 1 && lanes.ready() >= batch_min.max(2) {
             // The log stores one after the other: until a second batch is worth it, more will share it.
             let enough = batches.in_flight() == 0 || lanes.ready() >= SECOND_BATCH_MIN.min(batch_max);
@@ -281,14 +283,14 @@ impl Inner {
             Work::Single { group, under_way } => {
                 let group = self.one_by_one(group).await;
                 self.state().singles.end(under_way, began.elapsed());
-                measure("single", began, 1);
+                measure::appended("single", began, 1);
                 self.settle(group);
             }
             Work::Batch { groups, under_way } => {
                 let size = groups.iter().map(|group| group.items.len()).sum();
                 let sent = self.whole_batch(groups).await;
                 self.state().batches.end(under_way, began.elapsed());
-                measure("batch", began, size);
+                measure::appended("batch", began, size);
                 self.hold(size, began.elapsed());
                 match sent {
                     Ok(groups) => groups.into_iter().for_each(|group| self.settle(group)),
@@ -312,6 +314,21 @@ impl Inner {
         });
     }
 
+    /// A group that is large is a batch again, of one stream: one by one, it would pay for many.
+    async fn by_itself(&self, group: Group) -> Group {
+        let batch_min = self.settings.batch_min;
+        if group.unknown || group.items.len() < batch_min || self.log.batch_max() < group.items.len() {
+            return self.one_by_one(group).await;
+        }
+        match self.whole_batch(vec![group]).await {
+            Ok(mut groups) | Err(mut groups) => match groups.pop() {
+                Some(group) if group.outcomes.is_empty() => self.one_by_one(group).await,
+                Some(group) => group,
+                None => unreachable!("a group stays one"),
+            },
+        }
+    }
+
     /// One by one, each is told what it is that made the log refuse the batch.
     async fn member_by_member(&self, groups: Vec<Group>) {
         let mut left = groups.into_iter();
@@ -320,7 +337,7 @@ impl Inner {
             while under_way.len() < self.settings.singles_max
                 && let Some(group) = left.next()
             {
-                under_way.push(self.one_by_one(group));
+                under_way.push(self.by_itself(group));
             }
             let Some(group) = under_way.next().await else { return };
             self.settle(group);
@@ -338,10 +355,4 @@ impl Inner {
             (item.done)(Err(Error::RolledBack));
         }
     }
-}
-
-fn measure(kind: &'static str, began: Instant, size: usize) {
-    tracing::trace!(kind, size, took_us = began.elapsed().as_micros(), "appended");
-    metrics::histogram!("cartulary_writer_append_seconds", "kind" => kind).record(began.elapsed());
-    metrics::histogram!("cartulary_writer_append_commits", "kind" => kind).record(size as f64);
 }

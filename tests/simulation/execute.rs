@@ -10,12 +10,13 @@ use domain::stock::{Command, Event, Stock};
 use domain::{Aggregate, CommandId, OrderId, StreamId};
 use infra::execute::{Error, Executed, Executor};
 use infra::log::{EventLog, MemoryLog, Stored};
+use infra::snapshots::MemorySnapshots;
 use infra::writer;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use crate::support::faulty_log::{Call, Fault, FaultyLog, Plan, sizes};
-use crate::support::stock::{executor, request};
+use crate::support::stock::{executor_keeping, request};
 
 use super::mutants::{Hasty, Mutant, Mutated};
 
@@ -78,6 +79,8 @@ fn process(log: &Mutated, mut random: fastrand::Rng, mutant: Mutant) -> (FaultyL
         queue_max: random.usize(5..100),
         ..Default::default()
     };
+    // Fewer than there are, or more than enough.
+    let cached_aggregates_max = random.choice([1, 100]).unwrap_or(1);
     let plan: Plan = Box::new(move |call| {
         let append_faults = [Fault::Lost, Fault::AnswerLost, Fault::Late, Fault::Refused];
         let fault = match (random.u32(0..100) < wrong, call) {
@@ -92,7 +95,8 @@ fn process(log: &Mutated, mut random: fastrand::Rng, mutant: Mutant) -> (FaultyL
         Mutant::Hasty => Arc::new(Hasty(log.clone())),
         _ => Arc::new(log.clone()),
     };
-    let executor = executor(shown, settings);
+    let snapshots = Arc::new(MemorySnapshots::default());
+    let executor = executor_keeping(cached_aggregates_max, shown, snapshots, settings);
     (log, executor)
 }
 

@@ -149,7 +149,8 @@ impl Told {
         self.under_way.fetch_add(1, Ordering::Relaxed);
         let answer = request.header("Idempotency-Key", number.to_string()).send().await;
         self.under_way.fetch_sub(1, Ordering::Relaxed);
-        let answer = answer.map_err(|_| "no answer")?;
+        let answer =
+            answer.map_err(|error| if error.is_timeout() { "no answer in time" } else { "no answer" })?;
         match answer.status() {
             StatusCode::CREATED => {
                 self.repeated.fetch_add(u64::from(is_repeated(&answer)), Ordering::Relaxed);

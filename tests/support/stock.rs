@@ -23,7 +23,17 @@ pub fn executor_with(
     snapshots: Arc<dyn Snapshots>,
     settings: writer::Settings,
 ) -> Arc<Executor<Stock>> {
-    let remembered = Settings { idempotency_keep: Duration::from_secs(3_600), cached_aggregates_max: 100 };
+    executor_keeping(100, log, snapshots, settings)
+}
+
+/// One that keeps so many aggregates in memory, about.
+pub fn executor_keeping(
+    cached_aggregates_max: u64,
+    log: Arc<dyn EventLog>,
+    snapshots: Arc<dyn Snapshots>,
+    settings: writer::Settings,
+) -> Arc<Executor<Stock>> {
+    let remembered = Settings { idempotency_keep: Duration::from_secs(3_600), cached_aggregates_max };
     Arc::new(Executor::new(&Writer::new(log, settings), &snapshots, &Clock::system(), &remembered))
 }
 

@@ -36,9 +36,11 @@ pub(super) struct Memory<A: Aggregate> {
     /// With all that is on its way, if that was needed.
     ahead: Option<Folded<A>>,
     on_its_way: VecDeque<Pending<A::Event>>,
-    /// Number of the last commit that was given to the writer, and of the last one that has its outcome.
+    /// Number of the last commit that was given to the writer.
     given: u64,
-    ended: u64,
+    /// Nothing can come after what is on its way: when this entry had been evicted, another one of the
+    /// same stream gave its own commit.
+    cut_off: bool,
     /// How often what was on its way did not arrive.
     pub rollbacks: u64,
     done: DoneBefore,
@@ -87,7 +89,7 @@ impl<A: Aggregate> Default for Entry<A> {
             ahead: None,
             on_its_way: VecDeque::new(),
             given: 0,
-            ended: 0,
+            cut_off: false,
             rollbacks: 0,
             done: DoneBefore::default(),
             snapshot_version: 0,
@@ -108,10 +110,19 @@ impl<A: Aggregate> Entry<A> {
     pub async fn ended(&self, number: u64) {
         loop {
             let settled = self.settled.notified();
-            if self.memory().ended >= number {
+            if !self.memory().is_on_its_way(number) {
                 return;
             }
             settled.await;
+        }
+    }
+
+    /// Waits until something can come after what is on its way.
+    pub async fn open_end(&self) {
+        let blocking = |memory: &Memory<A>| memory.last_on_its_way().filter(|_| memory.cut_off);
+        let last = blocking(&self.memory());
+        if let Some(last) = last {
+            self.ended(last).await;
         }
     }
 
@@ -142,6 +153,10 @@ impl<A: Aggregate> Memory<A> {
     /// Number of the last commit that is on its way.
     pub fn last_on_its_way(&self) -> Option<u64> {
         self.on_its_way.back().map(|pending| pending.number)
+    }
+
+    fn is_on_its_way(&self, number: u64) -> bool {
+        self.on_its_way.binary_search_by_key(&number, |pending| pending.number).is_ok()
     }
 
     /// Number of the command's commit that is on its way.
@@ -179,14 +194,14 @@ impl<A: Aggregate> Memory<A> {
 
     fn settle(&mut self, number: u64, outcome: Result<u64, writer::Error>) {
         // What was rolled back with one before it was told so already.
-        if self.on_its_way.front().is_none_or(|first| first.number != number) {
+        let Ok(place) = self.on_its_way.binary_search_by_key(&number, |pending| pending.number) else {
             return;
-        }
+        };
         match outcome {
             Ok(sequence) => {
+                debug_assert_eq!(place, 0, "the log takes them in their order");
                 let Some(pending) = self.on_its_way.pop_front() else { return };
                 self.confirm(&pending, sequence);
-                self.ended = number;
                 // It came right after what is known, so nothing is missing.
                 self.current = true;
                 let Pending { events, version, answer, .. } = pending;
@@ -195,16 +210,19 @@ impl<A: Aggregate> Memory<A> {
             }
             Err(error) => {
                 let mut error = Some(error);
-                for Pending { answer, .. } in std::mem::take(&mut self.on_its_way) {
+                // Those before it may yet arrive.
+                for Pending { answer, .. } in self.on_its_way.split_off(place) {
                     let _ = answer.send(Err(error.take().unwrap_or(writer::Error::RolledBack)));
                 }
-                self.ended = self.given;
+                self.cut_off = true;
+                self.ahead = None;
                 self.rollbacks += 1;
                 self.current = false;
             }
         }
         if self.on_its_way.is_empty() {
             self.ahead = None;
+            self.cut_off = false;
         }
     }
 

@@ -7,7 +7,7 @@ use domain::StreamId;
 use domain::commit::Hash;
 use tokio::time::Instant;
 
-use super::{After, Done, Error};
+use super::{After, Done, Error, measure};
 use crate::log::Message;
 
 /// A commit that waits.
@@ -127,6 +127,7 @@ impl Lanes {
             }
             items.extend(lane.items.pop_front());
         }
+        items.iter().for_each(|item| measure::waited(item.since));
         self.waiting -= items.len();
         self.waiting_bytes -= items.iter().map(|item| item.message.body.len()).sum::<usize>();
         Some(Group { stream, expected, items, unknown: false, outcomes: Vec::new() })

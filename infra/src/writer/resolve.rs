@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::lanes::Group;
-use super::{Error, Inner};
+use super::{Error, Inner, measure};
 use crate::log::{Append, AppendError, Expected, Message, Unavailable};
 
 /// For how long a commit's outcome may stay unknown before its caller is told so.
@@ -47,13 +47,13 @@ impl Inner {
                 Ok(groups)
             }
             Err(AppendError::Conflict) => {
-                metrics::counter!("cartulary_writer_batches_refused_total").increment(1);
+                measure::batch_refused();
                 Err(groups)
             }
             Err(AppendError::Unknown(reason)) => {
                 self.note_trouble(&AppendError::Unknown(reason.clone()));
                 tracing::warn!(%reason, commits = batch.len(), "the outcome of a batch is unknown, reading back");
-                metrics::counter!("cartulary_writer_unknown_total").increment(1);
+                measure::unknown();
                 groups.iter_mut().for_each(|group| group.unknown = true);
                 Err(groups)
             }
@@ -108,7 +108,7 @@ impl Inner {
                 Err(AppendError::Unknown(reason)) => {
                     if !unknown {
                         tracing::warn!(stream = %message.stream, %reason, "the outcome of an append is unknown, reading back");
-                        metrics::counter!("cartulary_writer_unknown_total").increment(1);
+                        measure::unknown();
                     }
                     unknown = true;
                     reason
@@ -121,7 +121,7 @@ impl Inner {
                     Unavailable::because(error)
                 }
                 Err(AppendError::Conflict) => {
-                    metrics::counter!("cartulary_writer_conflicts_total").increment(1);
+                    measure::conflict();
                     return Err(AppendError::Conflict);
                 }
                 Err(certain) => return Err(certain),
