@@ -136,8 +136,10 @@ async fn hot_sku_two_processes(plan: &Plan, report: &mut Report) {
     let rounds = interleaved(
         plan,
         async || {
-            let half = |commands: &Commands| load::run(&commands.address, 32, until, receipts.clone());
-            let (of_one, of_other) = tokio::join!(half(&one), half(&other));
+            let (of_one, of_other) = tokio::join!(
+                load::run(&one.address, 32, until, receipts.clone()),
+                load::run(&other.address, 32, until, receipts.clone()),
+            );
             of_one.per_second() + of_other.per_second()
         },
         async || load::run(&one.address, 64, until, receipts.clone()).await.per_second(),

@@ -113,6 +113,26 @@ async fn a_conflict_costs_its_neighbours_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_large_group_of_a_refused_batch_is_a_batch_again() {
+    let memory = MemoryLog::default();
+    let log = FaultyLog::new(memory.clone(), slow(FSYNC));
+    let settings = writer::Settings { batch_min: 4, singles_max: 1, batches_max: 1, ..Default::default() };
+    let executor = executor(Arc::new(log.clone()), settings);
+    for (number, sku) in [(0, "HOT"), (1, "OTHER")] {
+        receive(&executor, sku, number).await.expect("done");
+    }
+    let elsewhere = crate::support::stock::executor(Arc::new(memory.clone()), writer::Settings::default());
+    receive(&elsewhere, "OTHER", 2).await.expect("another process was faster");
+    // One that goes out alone and four in a batch make the others queue up.
+    let skus = ["B0", "B1", "B2", "B3", "B4", "OTHER", "HOT", "HOT", "HOT", "HOT", "HOT", "HOT"];
+    let all = join_all(skus.iter().zip(3..).map(|(sku, number)| receive(&executor, sku, number))).await;
+    assert!(all.iter().all(Result::is_ok), "{all:?}");
+    assert_eq!(memory.end().await.expect("an end"), 3 + 12, "each of them once");
+    assert!(sizes(&log)[2..].starts_with(&[1, 4, 7]), "{:?}", sizes(&log));
+    assert!(sizes(&log)[5..].contains(&6), "{:?}", sizes(&log));
+}
+
+#[tokio::test(start_paused = true)]
 async fn nothing_follows_what_was_not_appended() {
     let memory = MemoryLog::default();
     let log = FaultyLog::new(memory.clone(), slow(FSYNC));
