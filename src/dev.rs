@@ -64,7 +64,8 @@ async fn serve(options: &Dev, folder: &DataFolder, own: Option<(String, String)>
             starter::seed(folder.path(), &platform.url(), platform.log_was_empty).await?;
         }
         crate::health::wait_until_ready(&platform.url()).await?;
-        let addresses = Addresses { http: platform.url(), nats, postgres, pid: std::process::id() };
+        let admin = platform.admin_url().unwrap_or_default();
+        let addresses = Addresses { http: platform.url(), admin, nats, postgres, pid: std::process::id() };
         folder.write_addresses(&addresses)?;
         println!("{}", welcome(&addresses, folder.path()));
         anyhow::Ok(())
@@ -95,7 +96,7 @@ fn log_bytes_max(folder: &Path) -> i64 {
 }
 
 fn welcome(addresses: &Addresses, folder: &Path) -> String {
-    let Addresses { http, nats, postgres, .. } = addresses;
+    let Addresses { http, admin, nats, postgres, .. } = addresses;
     let (nats, postgres) = (without_password(nats), without_password(postgres));
     let folder = folder.display();
     let json = "-H 'Content-Type: application/json'";
@@ -104,6 +105,7 @@ fn welcome(addresses: &Addresses, folder: &Path) -> String {
 Cartulary is ready.
 
   shop         {http}   (described at {http}/openapi.json)
+  admin API    {admin}   (described at {admin}/openapi.json)
   log          {nats}
   read models  {postgres}
   data         {folder}   (addresses.json has the passwords)

@@ -27,17 +27,20 @@ const STANDSTILL_LIMIT: Duration = Duration::from_secs(30);
 pub struct Health {
     log: Arc<dyn EventLog>,
     pool: PgPool,
-    readers: Vec<Reader>,
+    readers: Vec<Box<dyn Fn() -> Vec<Reader> + Send + Sync>>,
+    progress: Mutex<BTreeMap<String, Progress>>,
     writer: Writer,
     /// Why the log is not safe to work on, if it isn't.
     unsafe_log: Vec<String>,
 }
 
-/// Somebody who follows the log.
+/// Somebody who follows the log: how far, and why no farther.
 struct Reader {
     name: &'static str,
-    look: Box<dyn Fn() -> (u64, Option<String>) + Send + Sync>,
-    progress: Mutex<Progress>,
+    /// Which share of its work it is.
+    lane: String,
+    position: u64,
+    stopped: Option<String>,
 }
 
 /// When it was last seen to move, and whether it ever came to the end.
@@ -65,30 +68,38 @@ pub struct Ready {
 
 impl Health {
     pub fn new(pool: PgPool, writer: Writer, unsafe_log: Vec<String>) -> Self {
-        Self { log: writer.log().clone(), pool, readers: Vec::new(), writer, unsafe_log }
+        let progress = Mutex::default();
+        Self { log: writer.log().clone(), pool, readers: Vec::new(), progress, writer, unsafe_log }
     }
 
-    pub fn watch_projection(&mut self, name: &'static str, status: watch::Receiver<projections::Status>) {
-        self.watch(name, move || {
-            let status = status.borrow();
-            (status.position, status.stopped.clone())
-        });
+    /// Looks at the lanes of the live read models that this process works on.
+    pub fn watch_projections(&mut self, worker: Arc<projections::Worker>) {
+        self.readers.push(Box::new(move || {
+            let Some(statuses) = worker.statuses() else {
+                let stopped = Some("it is not known yet which lanes are this process's".to_owned());
+                return vec![Reader {
+                    name: "projections",
+                    lane: "projections".to_owned(),
+                    position: 0,
+                    stopped,
+                }];
+            };
+            let reader = |(name, lane, projections::Status { position, stopped })| Reader {
+                name,
+                lane,
+                position,
+                stopped,
+            };
+            statuses.into_iter().map(reader).collect()
+        }));
     }
 
     pub fn watch_sagas(&mut self, status: watch::Receiver<sagas::runner::Status>) {
-        self.watch(sagas::runner::READER, move || {
-            let status = status.borrow();
-            (status.position, status.stopped.clone())
-        });
-    }
-
-    fn watch(
-        &mut self,
-        name: &'static str,
-        look: impl Fn() -> (u64, Option<String>) + Send + Sync + 'static,
-    ) {
-        let progress = Mutex::new(Progress { position: 0, moved_at: Instant::now(), caught_up: false });
-        self.readers.push(Reader { name, look: Box::new(look), progress });
+        self.readers.push(Box::new(move || {
+            let sagas::runner::Status { position, stopped } = status.borrow().clone();
+            let name = sagas::runner::READER;
+            vec![Reader { name, lane: name.to_owned(), position, stopped }]
+        }));
     }
 
     async fn check(&self) -> Result<Ready, Vec<String>> {
@@ -113,36 +124,49 @@ impl Health {
             Ok(Err(error)) => reasons.push(format!("the database does not answer: {error}")),
             Err(_) => reasons.push("the database does not answer".to_owned()),
         }
-        let positions: BTreeMap<_, _> =
-            self.readers.iter().map(|reader| (reader.name, (reader.look)().0)).collect();
+        let readers: Vec<Reader> = self.readers.iter().flat_map(|look| look()).collect();
         if let Some(end) = end {
-            reasons.extend(self.readers.iter().filter_map(|reader| reader.trouble(end)));
+            reasons.extend(self.troubles(&readers, end));
+        }
+        let mut positions = BTreeMap::new();
+        for Reader { name, position, .. } in readers {
+            let lowest = positions.entry(name).or_insert(position);
+            *lowest = position.min(*lowest);
         }
         match (end, reasons.is_empty()) {
             (Some(log_position), true) => Ok(Ready { status: "ready", log_position, readers: positions }),
             _ => Err(reasons),
         }
     }
+
+    fn troubles(&self, readers: &[Reader], end: u64) -> Vec<String> {
+        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        // A lane that went to another process and comes back begins anew.
+        progress.retain(|lane, _| readers.iter().any(|reader| reader.lane == *lane));
+        let begin = || Progress { position: 0, moved_at: Instant::now(), caught_up: false };
+        let troubles = readers.iter().filter_map(|reader| {
+            progress.entry(reader.lane.clone()).or_insert_with(begin).trouble(reader, end)
+        });
+        troubles.collect()
+    }
 }
 
-impl Reader {
-    /// Why it does not follow the log, if it does not.
-    fn trouble(&self, end: u64) -> Option<String> {
-        let (position, stopped) = (self.look)();
-        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
-        if position > progress.position || position >= end {
-            progress.position = position;
-            progress.moved_at = Instant::now();
+impl Progress {
+    /// Why the reader does not follow the log, if it does not.
+    fn trouble(&mut self, reader: &Reader, end: u64) -> Option<String> {
+        let Reader { lane: name, position, stopped, .. } = reader;
+        if *position > self.position || *position >= end {
+            self.position = *position;
+            self.moved_at = Instant::now();
         }
-        progress.caught_up |= position >= end;
-        let name = self.name;
+        self.caught_up |= *position >= end;
         if let Some(reason) = stopped {
             return Some(format!("{name} stopped at position {position}: {reason}"));
         }
-        if progress.moved_at.elapsed() > STANDSTILL_LIMIT {
+        if self.moved_at.elapsed() > STANDSTILL_LIMIT {
             return Some(format!("{name} stands still at position {position} of {end}"));
         }
-        (!progress.caught_up).then(|| format!("{name} is catching up, at position {position} of {end}"))
+        (!self.caught_up).then(|| format!("{name} is catching up, at position {position} of {end}"))
     }
 }
 

@@ -1,13 +1,16 @@
 //! Cartulary's one binary: every role, and every tool for who works with them.
 
 mod addresses;
+mod admin;
 mod config;
 mod demo;
 mod dev;
 mod health;
 mod history;
+mod how_long;
 mod import;
 mod platform;
+mod read_models;
 mod safety;
 mod serve;
 mod shutdown;
@@ -46,6 +49,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.verb {
         Verb::Dev(options) => dev::run(options).await,
         Verb::Serve(options) => serve::run(options).await,
+        Verb::Projections(options) => read_models::run(options).await,
         Verb::Import(options) => import::run(options).await,
         Verb::History(options) => history::run(options).await,
         Verb::Demo(options) => demo::run(options).await,

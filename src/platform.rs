@@ -1,17 +1,17 @@
 //! The platform, put together: which role gets what, and in which order things start and end.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use command_api::CommandApi;
-use infra::checkpoint::Checkpoints;
 use infra::clock::Clock;
 use infra::execute::{Executor, Executors};
 use infra::log::{EventLog, JetStreamLog, LogSettings};
 use infra::nats::Connection;
 use infra::payment::Sandbox;
+use infra::read_models::ReadModels;
 use infra::snapshots::{JetStreamSnapshots, Snapshots};
 use infra::timers::JetStreamTimers;
 use infra::writer::Writer;
@@ -21,12 +21,13 @@ use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::config::{self, Role};
 use crate::health::Health;
 
 const USUAL_PORT: u16 = 8080;
+const USUAL_ADMIN_PORT: u16 = 8081;
 
 /// How long requests under way may take to end.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
@@ -35,6 +36,8 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 pub struct Platform {
     /// Where its HTTP APIs listen.
     pub address: SocketAddr,
+    /// Where its admin API listens, if it has one.
+    pub admin_address: Option<SocketAddr>,
     /// Whether the log had no commits when it started.
     pub log_was_empty: bool,
     /// Why the log is not safe to work on, if it isn't; then commands are refused, and nothing else
@@ -44,6 +47,7 @@ pub struct Platform {
     stop: watch::Sender<bool>,
     server: tokio::task::JoinHandle<std::io::Result<()>>,
     workers: JoinSet<()>,
+    projections: Option<JoinHandle<()>>,
 }
 
 /// What all roles share.
@@ -55,7 +59,9 @@ struct Shared {
     writer: Writer,
     snapshots: Arc<dyn Snapshots>,
     executors: Arc<Executors>,
-    checkpoints: Arc<Checkpoints>,
+    read_models: Arc<ReadModels>,
+    builds: projections::Builds,
+    projections: Option<Arc<projections::Worker>>,
     unsafe_log: Vec<String>,
 }
 
@@ -70,21 +76,38 @@ impl Platform {
         database_url: &str,
         roles: &[Role],
     ) -> anyhow::Result<Self> {
-        let shared = Shared::open(options, nats_url, database_url).await?;
+        let mut shared = Shared::open(options, nats_url, database_url).await?;
         let log_was_empty = shared.log.end().await? == 0;
         let mut health = Health::new(shared.pool.clone(), shared.writer.clone(), shared.unsafe_log.clone());
         let mut workers = JoinSet::new();
+        let (stop, stopped) = watch::channel(false);
         let mut router = utoipa_axum::router::OpenApiRouter::with_openapi(crate::serve::description());
         for role in [Role::CommandApi, Role::QueryApi, Role::Projections, Role::Sagas] {
             if roles.contains(&role) {
                 router = shared.start_role(role, options, router, &mut workers, &mut health).await?;
             }
         }
-        let checkpoints = shared.checkpoints.clone();
-        workers.spawn(async move { checkpoints.run().await });
-        let listener = listen(options).await?;
+        let projections = shared.projections.take().map(|worker| {
+            let stopped = stopped.clone();
+            tokio::spawn(async move { worker.run(stopped).await })
+        });
+        let read_models = shared.read_models.clone();
+        workers.spawn(async move { read_models.run().await });
+        let admin = match roles.contains(&Role::Projections) {
+            true => Some(listen(options.admin_host, options.admin_port, USUAL_ADMIN_PORT).await?),
+            false => None,
+        };
+        let admin_address = admin.as_ref().map(TcpListener::local_addr).transpose()?;
+        if let Some(listener) = admin {
+            let app = crate::serve::admin_app(shared.builds.clone());
+            workers.spawn(async move {
+                if let Err(error) = axum::serve(listener, app).await {
+                    tracing::error!(%error, "the admin API ended");
+                }
+            });
+        }
+        let listener = listen(options.host, options.port, USUAL_PORT).await?;
         let address = listener.local_addr()?;
-        let (stop, stopped) = watch::channel(false);
         let app = crate::serve::app(router, Arc::new(health));
         let server = tokio::spawn(async move {
             let stopped = async move {
@@ -95,12 +118,27 @@ impl Platform {
             axum::serve(listener, app).with_graceful_shutdown(stopped).await
         });
         let Shared { pool, unsafe_log, .. } = shared;
-        Ok(Self { address, log_was_empty, unsafe_log, pool, stop, server, workers })
+        Ok(Self {
+            address,
+            admin_address,
+            log_was_empty,
+            unsafe_log,
+            pool,
+            stop,
+            server,
+            workers,
+            projections,
+        })
     }
 
     /// `http://127.0.0.1:8080`
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// `http://127.0.0.1:8081`, if it has an admin API.
+    pub fn admin_url(&self) -> Option<String> {
+        self.admin_address.map(|address| format!("http://{address}"))
     }
 
     /// Ends what's under way, then the workers. What they had not finished is done again later:
@@ -109,6 +147,13 @@ impl Platform {
         self.stop.send_replace(true);
         if tokio::time::timeout(DRAIN_LIMIT, self.server).await.is_err() {
             tracing::warn!("some requests did not end in time");
+        }
+        // The projections give their lanes back, so that nobody waits for them.
+        let projections = self.projections.take();
+        if let Some(projections) = projections
+            && tokio::time::timeout(DRAIN_LIMIT, projections).await.is_err()
+        {
+            tracing::warn!("the projections did not end in time");
         }
         self.workers.shutdown().await;
         self.pool.close().await;
@@ -125,18 +170,32 @@ impl Shared {
         let snapshots = JetStreamSnapshots::open(jetstream.context(), options.log_replicas).await?;
         let snapshots: Arc<dyn Snapshots> = Arc::new(snapshots);
         let pool = connect_postgres(database_url, options.database_connections_max).await?;
-        projections::migrate_all(&pool).await.context("the read models' tables can't be made")?;
+        let all = projections::all();
+        projections::set_up(&all, &pool).await.context("the read models' tables can't be made")?;
         let unsafe_log = crate::safety::reasons(options, &settings, &jetstream, &pool).await?;
         let (log, clock): (Arc<dyn EventLog>, _) = (Arc::new(jetstream), Clock::system());
         let writer = Writer::new(log.clone(), options.writer_settings());
         let settings = options.execute_settings();
         let executors = Arc::new(Executors::new(&writer, &snapshots, &clock, &settings));
-        let checkpoints = Arc::new(Checkpoints::new(pool.clone()));
-        Ok(Self { log, timers, pool, clock, writer, snapshots, executors, checkpoints, unsafe_log })
+        let read_models = Arc::new(ReadModels::new(pool.clone(), projections::codes()));
+        let builds = projections::Builds::new(all, log.clone(), pool.clone());
+        Ok(Self {
+            log,
+            timers,
+            pool,
+            clock,
+            writer,
+            snapshots,
+            executors,
+            read_models,
+            builds,
+            projections: None,
+            unsafe_log,
+        })
     }
 
     async fn start_role(
-        &self,
+        &mut self,
         role: Role,
         options: &config::Platform,
         router: utoipa_axum::router::OpenApiRouter,
@@ -147,7 +206,7 @@ impl Shared {
             Role::CommandApi => {
                 let (log, executors) = (self.log.clone(), self.executors.clone());
                 let methods = vec!["sandbox".to_owned()];
-                let api = Arc::new(CommandApi::new(log, executors, self.checkpoints.clone(), methods));
+                let api = Arc::new(CommandApi::new(log, executors, self.read_models.clone(), methods));
                 let worker = api.clone();
                 workers.spawn(async move { worker.run().await });
                 let commands = command_api::router(api);
@@ -158,17 +217,15 @@ impl Shared {
             }
             Role::QueryApi => {
                 let limit = Duration::from_millis(options.freshness_limit_ms);
-                let api = QueryApi::new(self.pool.clone(), self.checkpoints.clone(), limit);
+                let api = QueryApi::new(self.pool.clone(), self.read_models.clone(), limit);
                 router.merge(query_api::router(Arc::new(api)))
             }
             // Over another log, they would skip what is in it, or do again what was done.
             Role::Projections | Role::Sagas if !self.unsafe_log.is_empty() => router,
             Role::Projections => {
-                for projection in projections::all() {
-                    let (status, seen) = watch::channel(projections::Status::default());
-                    health.watch_projection(projection.name(), seen);
-                    workers.spawn(projections::run(projection, self.log.clone(), self.pool.clone(), status));
-                }
+                let worker = Arc::new(projections::Worker::new(self.builds.clone()));
+                health.watch_projections(worker.clone());
+                self.projections = Some(worker);
                 router
             }
             Role::Sagas => {
@@ -235,16 +292,14 @@ pub fn without_password(url: &str) -> String {
 }
 
 /// On the port asked for, or on the usual one, or on any that's free.
-async fn listen(options: &config::Platform) -> anyhow::Result<TcpListener> {
-    let port = options.port.unwrap_or(USUAL_PORT);
-    match (TcpListener::bind((options.host, port)).await, options.port) {
+async fn listen(host: IpAddr, asked: Option<u16>, usual: u16) -> anyhow::Result<TcpListener> {
+    let port = asked.unwrap_or(usual);
+    match (TcpListener::bind((host, port)).await, asked) {
         (Ok(listener), _) => Ok(listener),
         (Err(_), None) => {
-            tracing::info!("port {USUAL_PORT} is taken, taking another");
-            Ok(TcpListener::bind((options.host, 0)).await?)
+            tracing::info!("port {usual} is taken, taking another");
+            Ok(TcpListener::bind((host, 0)).await?)
         }
-        (Err(error), Some(_)) => {
-            Err(error).with_context(|| format!("port {port} of {} can't be taken", options.host))
-        }
+        (Err(error), Some(_)) => Err(error).with_context(|| format!("port {port} of {host} can't be taken")),
     }
 }

@@ -28,6 +28,9 @@ pub async fn run(options: Serve) -> anyhow::Result<ExitCode> {
         options.platform.database_url.clone().context("set DATABASE_URL to the read models' Postgres")?;
     let platform = Platform::start(&options.platform, &nats_url, &database_url, &options.roles).await?;
     println!("listening on {}", platform.url());
+    if let Some(url) = platform.admin_url() {
+        println!("admin API on {url}");
+    }
     crate::shutdown::requested().await?;
     platform.stop().await;
     Ok(ExitCode::SUCCESS)
@@ -55,8 +58,17 @@ pub fn app(roles: OpenApiRouter, health: Arc<Health>) -> Router {
         .with_state(health);
     let (router, document) = roles.merge(operating).split_for_parts();
     let document = Arc::new(document);
+    with_problems(router.route("/openapi.json", get(async move || Json(document.as_ref().clone()))))
+}
+
+/// The operators' app.
+pub fn admin_app(builds: projections::Builds) -> Router {
+    with_problems(crate::admin::router(builds))
+}
+
+/// Whatever else is asked, or goes wrong, is answered as a problem.
+fn with_problems(router: Router) -> Router {
     router
-        .route("/openapi.json", get(async move || Json(document.as_ref().clone())))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(CatchPanicLayer::custom(panicked))

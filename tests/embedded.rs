@@ -211,6 +211,7 @@ async fn addresses_are_those_of_a_running_instance() {
     let text = |text: &str| text.to_owned();
     let addresses = Addresses {
         http: text("http://127.0.0.1:1"),
+        admin: String::new(),
         nats: text("nats://127.0.0.1:2"),
         postgres: text("postgres://127.0.0.1:3"),
         pid: std::process::id(),
@@ -239,6 +240,7 @@ async fn only_the_owner_can_read_the_passwords() {
     let servers = Embedded::start(&folder).await.expect("started");
     let addresses = Addresses {
         http: String::new(),
+        admin: String::new(),
         nats: servers.nats.url().to_owned(),
         postgres: servers.postgres.url().to_owned(),
         pid: std::process::id(),

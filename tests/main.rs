@@ -6,6 +6,7 @@ mod faults;
 mod journeys;
 mod log_contract;
 mod projections;
+mod read_models;
 mod safety;
 mod simulation;
 mod snapshots;

@@ -1,20 +1,24 @@
 //! Projections: the same rows however the log is cut into batches, and none twice.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use domain::commit::Hash;
 use domain::product::{self, Details};
 use domain::{CartId, CommandId, Event, Money, OrderId, RecordedEvent, Sku, cart, stock};
-use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, StreamExt};
 use infra::clock::Clock;
 use infra::execute::{Executors, Request, Settings};
 use infra::log::{EventLog, MemoryLog};
+use infra::read_models::{self, ReadModel, ReadModels};
 use infra::snapshots::{MemorySnapshots, Snapshots};
 use infra::writer::{self, Writer};
 use projections::projection::{Happened, Projection};
+use projections::{Builds, Worker, set_up};
 use proptest::strategy::{Strategy, ValueTree};
-use sqlx::{AssertSqlSafe, PgPool};
+use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
@@ -104,7 +108,7 @@ async fn story() -> Arc<dyn EventLog> {
 /// All rows of a projection's tables, as text, in order.
 async fn rows(projection: &dyn Projection, pool: &PgPool) -> Vec<String> {
     let mut rows = Vec::new();
-    for table in projection.tables() {
+    for (table, _) in projection.tables() {
         let query = format!("select t::text from {}.{table} t order by 1", projection.name());
         let found: Vec<String> =
             sqlx::query_scalar(AssertSqlSafe(query)).fetch_all(pool).await.expect("rows");
@@ -113,23 +117,47 @@ async fn rows(projection: &dyn Projection, pool: &PgPool) -> Vec<String> {
     rows
 }
 
-struct Worker {
+/// A process's share of one projection, without the process.
+struct Running {
+    worker: Arc<Worker>,
+    stop: watch::Sender<bool>,
     task: JoinHandle<()>,
-    status: watch::Receiver<projections::Status>,
 }
 
-fn start(projection: &Arc<dyn Projection>, log: &Arc<dyn EventLog>, pool: &PgPool) -> Worker {
-    let (sender, status) = watch::channel(projections::Status::default());
-    let task = tokio::spawn(projections::run(projection.clone(), log.clone(), pool.clone(), sender));
-    Worker { task, status }
+impl Running {
+    fn start(projection: &Arc<dyn Projection>, log: &Arc<dyn EventLog>, pool: &PgPool) -> Self {
+        let builds = Builds::new(vec![projection.clone()], log.clone(), pool.clone());
+        let worker = Arc::new(Worker::new(builds));
+        let (stop, stopped) = watch::channel(false);
+        let task = tokio::spawn({
+            let worker = worker.clone();
+            async move { worker.run(stopped).await }
+        });
+        Self { worker, stop, task }
+    }
+
+    async fn stop(self) {
+        self.stop.send_replace(true);
+        self.task.await.expect("it ends cleanly");
+    }
+}
+
+/// The projection's live read model.
+async fn live(name: &str, pool: &PgPool) -> ReadModel {
+    let all = read_models::all(pool).await.expect("read models");
+    all.into_iter().find(|model| model.projection == name && model.state == "live").expect("a live one")
+}
+
+async fn reaches(name: &str, pool: &PgPool, to: u64) {
+    eventually("the projection is there", async || (live(name, pool).await.position.0 >= to).then_some(()))
+        .await;
 }
 
 /// Runs the projection until it has come to the position.
 async fn project(projection: &Arc<dyn Projection>, log: &Arc<dyn EventLog>, pool: &PgPool, to: u64) {
-    let mut worker = start(projection, log, pool);
-    let reached = worker.status.wait_for(|status| status.position >= to);
-    tokio::time::timeout(Duration::from_secs(60), reached).await.expect("in time").expect("it runs");
-    worker.task.abort();
+    let running = Running::start(projection, log, pool);
+    reaches(projection.name(), pool, to).await;
+    running.stop().await;
 }
 
 /// The first commits of a log, as another log.
@@ -180,12 +208,11 @@ async fn two_workers_write_no_row_twice() {
     let alone = servers::database().await;
     for projection in projections::all() {
         project(&projection, &log, &alone, end).await;
-        let workers: Vec<_> = (0..3).map(|_| start(&projection, &log, &pool)).collect();
-        eventually("one of them comes to the end", async || {
-            workers.iter().any(|worker| worker.status.borrow().position >= end).then_some(())
-        })
-        .await;
-        workers.iter().for_each(|worker| worker.task.abort());
+        let workers: Vec<_> = (0..3).map(|_| Running::start(&projection, &log, &pool)).collect();
+        reaches(projection.name(), &pool, end).await;
+        for worker in workers {
+            worker.stop().await;
+        }
         assert_eq!(rows(projection.as_ref(), &pool).await, rows(projection.as_ref(), &alone).await);
     }
 }
@@ -203,12 +230,15 @@ async fn an_event_that_is_not_readable_stops_its_readers_and_is_not_skipped() {
     poison.version = 1;
     poison.events[0].kind = "stock.teleported".into();
     log.append(&(&poison).into(), 0).await.expect("appended");
-    let mut worker = start(catalog, &log, &pool);
-    let stopped = worker.status.wait_for(|status| status.stopped.is_some()).await.expect("it runs").clone();
-    assert_eq!(stopped.position, end);
-    let reason = stopped.stopped.expect("a reason");
+    let running = Running::start(catalog, &log, &pool);
+    let stopped = eventually("its lanes stop", async || {
+        let statuses = running.worker.statuses()?;
+        statuses.into_iter().find_map(|(.., status)| Some((status.position, status.stopped?)))
+    });
+    let (position, reason) = stopped.await;
+    assert_eq!(position, end);
     assert!(reason.contains(&format!("position {}", end + 1)), "{reason}");
-    worker.task.abort();
+    running.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -235,7 +265,8 @@ async fn text_that_postgres_refuses_does_not_stop_a_projection() {
     for projection in projections::all() {
         project(&projection, &log, &pool, 2).await;
     }
-    let (found, _) = projections::catalog::product(&pool, "NUL-2").await.expect("rows");
+    let (found, _) =
+        projections::catalog::product(&pool, &live("catalog", &pool).await, "NUL-2").await.expect("rows");
     assert_eq!(found.expect("there").details.title, "M\u{FFFD}ug");
 }
 
@@ -254,4 +285,122 @@ async fn a_projection_sees_versions_as_the_streams_have_them() {
             assert_eq!(happened.version, *version);
         }
     }
+}
+
+/// A projection as small as they come, in two versions of its code: the second counts double.
+struct Units(i32);
+
+impl Projection for Units {
+    fn name(&self) -> &'static str {
+        "units"
+    }
+
+    fn version(&self) -> i32 {
+        self.0
+    }
+
+    fn categories(&self) -> &'static [&'static str] {
+        &[stock::CATEGORY]
+    }
+
+    fn tables(&self) -> &'static [(&'static str, &'static str)] {
+        &[("units", "sku")]
+    }
+
+    fn definition(&self) -> &'static str {
+        "create table units (sku text primary key, units bigint not null)"
+    }
+
+    fn indexes(&self) -> &'static [&'static str] {
+        &["create index on units (units)"]
+    }
+
+    fn lanes(&self) -> u64 {
+        4
+    }
+
+    fn key<'a>(&self, happened: &'a Happened) -> Option<Cow<'a, str>> {
+        Some(happened.stream.id().into())
+    }
+
+    fn apply<'a>(
+        &'a self,
+        batch: &'a [Happened],
+        transaction: &'a mut PgConnection,
+    ) -> BoxFuture<'a, Result<(), sqlx::Error>> {
+        async move {
+            for happened in batch {
+                if let Event::Stock(stock::Event::Received { quantity }) = &happened.event {
+                    let add = "insert into units values ($1, $2)
+                               on conflict (sku) do update set units = units.units + excluded.units";
+                    let units = i64::from(*quantity) * i64::from(self.0);
+                    sqlx::query(add)
+                        .bind(happened.stream.id())
+                        .bind(units)
+                        .execute(&mut *transaction)
+                        .await?;
+                }
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn newer_code_builds_its_read_model_by_itself_and_can_be_rolled_back() {
+    let pool = PgPool::connect(&servers::database_url().await).await.expect("Postgres answers");
+    let log = story().await;
+    let (old, new): (Arc<dyn Projection>, Arc<dyn Projection>) = (Arc::new(Units(1)), Arc::new(Units(2)));
+    let units = async |code: i32| {
+        let models = ReadModels::new(pool.clone(), [("units", code)].into());
+        let model = tokio::select! {
+            () = models.run() => None,
+            model = models.at("units", 0, Duration::from_secs(5)) => model,
+        };
+        let model = model.expect("a read model");
+        let sum = model.sql("select sum(units)::bigint from {schema}.units");
+        let sum: i64 = sqlx::query_scalar(sum).fetch_one(&pool).await.expect("rows");
+        (model.version, sum)
+    };
+    set_up(std::slice::from_ref(&old), &pool).await.expect("tables");
+    project(&old, &log, &pool, log.end().await.expect("an end")).await;
+    let (version, counted) = units(1).await;
+    assert!(version == 1 && counted > 0);
+
+    // Both builds run for a while: each queries what it knows, and the old one goes on.
+    let both = [old.clone(), new.clone()];
+    set_up(&both, &pool).await.expect("tables");
+    set_up(&both, &pool).await.expect("tables");
+    let (running, old_running) = (Running::start(&new, &log, &pool), Running::start(&old, &log, &pool));
+    eventually("the new one is live", async || (live("units", &pool).await.code == 2).then_some(())).await;
+    let sku: Sku = "LATE".parse().expect("a SKU");
+    let late = stock::Command::Receive { quantity: 100 };
+    executors(&log).stock.execute(&sku, &request(), late).await.expect("done");
+    let end = log.end().await.expect("an end");
+    eventually("both follow", async || {
+        let models = read_models::all(&pool).await.expect("read models");
+        (models.len() == 2 && models.iter().all(|model| model.position.0 == end)).then_some(())
+    })
+    .await;
+    assert_eq!((units(1).await, units(2).await), ((1, counted + 100), (2, 2 * (counted + 100))));
+
+    let builds = Builds::new(both.to_vec(), log.clone(), pool.clone());
+    assert_eq!(builds.roll_back("units").await.expect("rolled back"), 1);
+    assert_eq!(live("units", &pool).await.position.0, end);
+    assert_eq!(units(2).await, (1, counted + 100), "who rolls back means everybody");
+    set_up(&both, &pool).await.expect("tables");
+    let models = read_models::all(&pool).await.expect("read models");
+    assert!(models.iter().all(|model| model.state != "building"), "it does not come back by itself");
+    // Nobody follows for the one that would be put back, so it's refused.
+    running.stop().await;
+    executors(&log)
+        .stock
+        .execute(&sku, &request(), stock::Command::Receive { quantity: 1 })
+        .await
+        .expect("done");
+    reaches("units", &pool, end + 1).await;
+    let refused = builds.roll_back("units").await.expect_err("it's behind").to_string();
+    assert!(refused.contains("units_v2 is behind the live one"), "{refused}");
+    old_running.stop().await;
 }

@@ -3,7 +3,7 @@
 use async_nats::jetstream::stream::{Config, DiscardPolicy};
 use domain::commit::Hash;
 use infra::log::{EventLog, JetStreamLog, LogSettings, MemoryLog};
-use infra::{checkpoint, fence};
+use infra::{fence, lanes};
 use reqwest::Method;
 
 use crate::support::eventually;
@@ -22,7 +22,8 @@ async fn append(log: &dyn EventLog, name: &str, commits: u64) {
 
 async fn advance(pool: &sqlx::PgPool, from: u64, to: u64, hash: Hash) {
     let mut connection = pool.acquire().await.expect("a connection");
-    let moved = checkpoint::advance(&mut connection, "catalog", from, to, Some(hash)).await;
+    lanes::add(&mut connection, "sagas", 1).await.expect("a lane");
+    let moved = lanes::advance_unleased(&mut connection, "sagas", from, to, Some(hash)).await;
     assert!(moved.expect("Postgres answers"), "the checkpoint moves");
 }
 
@@ -57,10 +58,10 @@ async fn a_log_that_went_back_in_time_is_noticed() {
     nats.restart().await;
     let log = nats.log().await;
     let shorter = fence::check(&pool, &log).await.expect("answers");
-    assert_eq!(shorter, ["catalog has read up to position 5, and the log ends at 2"]);
+    assert_eq!(shorter, ["sagas has read up to position 5, and the log ends at 2"]);
     append(&log, "other", 4).await;
     let diverged = fence::check(&pool, &log).await.expect("answers");
-    assert_eq!(diverged, ["position 5 of the log is not the commit that catalog has read there"]);
+    assert_eq!(diverged, ["position 5 of the log is not the commit that sagas has read there"]);
     let another = fence::check(&pool, &MemoryLog::default()).await.expect("answers");
     assert!(another[0].starts_with("the log is another one"), "{another:?}");
 }
@@ -69,13 +70,13 @@ async fn a_log_that_went_back_in_time_is_noticed() {
 async fn no_commands_are_taken_on_a_log_that_lost_its_end() {
     let (nats, database_url) = (Nats::start().await, database_url().await);
     let pool = sqlx::PgPool::connect(&database_url).await.expect("Postgres answers");
-    projections::migrate_all(&pool).await.expect("tables");
+    projections::set_up(&projections::all(), &pool).await.expect("tables");
     advance(&pool, 0, 7, Hash::of(b"lost")).await;
     let everything = ["command-api", "query-api", "projections", "sagas", "--accept-unsafe-log"];
     let roles = Roles::start(nats.url(), &database_url, &everything).await;
     let (status, problem) = roles.send(Method::GET, "/readyz").await;
     assert_eq!((status, problem["code"].as_str()), (503, Some("not_ready")));
-    assert_eq!(problem["reasons"][0], "catalog has read up to position 7, and the log ends at 0");
+    assert_eq!(problem["reasons"][0], "sagas has read up to position 7, and the log ends at 0");
     let (status, problem) = roles.send(Method::POST, "/v1/carts").await;
     assert_eq!((status, problem["code"].as_str()), (503, Some("log_unsafe")));
     assert_eq!(nats.log().await.end().await.expect("an end"), 0);

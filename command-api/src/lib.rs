@@ -11,9 +11,9 @@ mod stock;
 
 use std::sync::Arc;
 
-use infra::checkpoint::Checkpoints;
 use infra::execute::Executors;
 use infra::log::EventLog;
+use infra::read_models::ReadModels;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -24,7 +24,7 @@ use settled::Settled;
 pub struct CommandApi {
     log: Arc<dyn EventLog>,
     executors: Arc<Executors>,
-    checkpoints: Arc<Checkpoints>,
+    read_models: Arc<ReadModels>,
     payment_methods: Vec<String>,
     in_progress: InProgress,
     recent: Recent,
@@ -36,11 +36,11 @@ impl CommandApi {
     pub fn new(
         log: Arc<dyn EventLog>,
         executors: Arc<Executors>,
-        checkpoints: Arc<Checkpoints>,
+        read_models: Arc<ReadModels>,
         payment_methods: Vec<String>,
     ) -> Self {
         let (in_progress, recent, settled) = (InProgress::default(), Recent::default(), Settled::default());
-        Self { log, executors, checkpoints, payment_methods, in_progress, recent, settled }
+        Self { log, executors, read_models, payment_methods, in_progress, recent, settled }
     }
 
     /// Follows the log for those who wait for an order to be settled. Runs until it is dropped.

@@ -94,7 +94,7 @@ impl CommandApi {
         };
         let left = deadline.saturating_duration_since(Instant::now());
         let position = order.sequence.max(answer.log_position);
-        if self.checkpoints.wait(ORDERS, position, left).await {
+        if self.read_models.wait(ORDERS, position, left).await {
             answer.log_position = position;
         }
         let (status, reason) = match order.state.status() {

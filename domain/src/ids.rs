@@ -147,11 +147,17 @@ impl StreamId {
     /// FNV-1a-64 of the id, mod 64: what has the same id keeps its order in one partition.
     #[must_use]
     pub fn partition(&self) -> u64 {
-        let hash = self.id.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        });
-        hash % PARTITIONS
+        partition(&self.id)
     }
+}
+
+/// FNV-1a-64 of the key, mod 64.
+#[must_use]
+pub fn partition(key: &str) -> u64 {
+    let hash = key.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    hash % PARTITIONS
 }
 
 impl TryFrom<String> for StreamId {

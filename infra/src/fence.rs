@@ -41,7 +41,7 @@ pub async fn check(pool: &PgPool, log: &dyn EventLog) -> Result<Vec<String>, Err
     }
     let end = log.end().await?;
     let checkpoints: Vec<(String, i64, Option<String>)> = sqlx::query_as(
-        "select reader, position, hash from cartulary.checkpoints where position > 0 order by reader",
+        "select reader, position, hash from cartulary.lanes where position > 0 order by reader, lane",
     )
     .fetch_all(pool)
     .await?;

@@ -1,6 +1,5 @@
 //! The outside world: one adapter per system, and what every role needs to speak to it.
 
-pub mod checkpoint;
 pub mod clock;
 pub mod embedded;
 pub mod execute;
@@ -8,9 +7,11 @@ pub mod fail_points;
 pub mod fence;
 pub mod follow;
 pub mod http;
+pub mod lanes;
 pub mod log;
 pub mod nats;
 pub mod payment;
+pub mod read_models;
 pub mod snapshots;
 pub mod timers;
 pub mod writer;

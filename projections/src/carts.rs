@@ -1,16 +1,17 @@
 //! Carts, with the prices of the moment.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use domain::{Event, Money, cart, product};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use infra::read_models::ReadModel;
 use serde::{Deserialize, Serialize};
 use sqlx::types::Json;
 use sqlx::{FromRow, PgConnection, PgPool};
 use uuid::Uuid;
 
-use crate::catalog::snapshot;
 use crate::projection::{Happened, Projection};
 use crate::rows::{Table, storable_rows};
 
@@ -64,7 +65,7 @@ impl Projection for Carts {
         NAME
     }
 
-    fn version(&self) -> u32 {
+    fn version(&self) -> i32 {
         1
     }
 
@@ -72,8 +73,8 @@ impl Projection for Carts {
         &[cart::CATEGORY, product::CATEGORY]
     }
 
-    fn tables(&self) -> &'static [&'static str] {
-        &["carts", "lines", "products"]
+    fn tables(&self) -> &'static [(&'static str, &'static str)] {
+        &[("carts", "id"), ("lines", "cart_id, sku"), ("products", "sku")]
     }
 
     fn definition(&self) -> &'static str {
@@ -95,6 +96,19 @@ impl Projection for Carts {
              price jsonb,
              for_sale bool not null
          )"
+    }
+
+    fn indexes(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    fn lanes(&self) -> u64 {
+        1
+    }
+
+    fn key<'a>(&self, happened: &'a Happened) -> Option<Cow<'a, str>> {
+        let is_ours = matches!(happened.event, Event::Cart(_) | Event::Product(_));
+        is_ours.then(|| happened.stream.id().into())
     }
 
     fn apply<'a>(
@@ -239,20 +253,23 @@ pub struct Line {
 ///
 /// # Errors
 /// Postgres does not answer.
-pub async fn cart(pool: &PgPool, id: Uuid) -> Result<(Option<(Cart, Vec<Line>)>, u64), sqlx::Error> {
-    let mut snapshot = snapshot(pool).await?;
-    let cart: Option<Cart> = sqlx::query_as("select id, order_id, version from carts.carts where id = $1")
-        .bind(id)
-        .fetch_optional(&mut *snapshot)
-        .await?;
-    let lines = sqlx::query_as(
+pub async fn cart(
+    pool: &PgPool,
+    model: &ReadModel,
+    id: Uuid,
+) -> Result<(Option<(Cart, Vec<Line>)>, u64), sqlx::Error> {
+    let mut snapshot = model.snapshot(pool).await?;
+    let cart = "select id, order_id, version from {schema}.carts where id = $1";
+    let cart: Option<Cart> =
+        sqlx::query_as(snapshot.sql(cart)).bind(id).fetch_optional(snapshot.connection()).await?;
+    let lines = sqlx::query_as(snapshot.sql(
         "select sku, quantity, title, price, for_sale
-         from carts.lines join carts.products using (sku)
+         from {schema}.lines join {schema}.products using (sku)
          where cart_id = $1 and price is not null order by added, sku",
-    )
+    ))
     .bind(id)
-    .fetch_all(&mut *snapshot)
+    .fetch_all(snapshot.connection())
     .await?;
-    let position = infra::checkpoint::read(&mut snapshot, NAME).await?;
+    let position = snapshot.position().await?;
     Ok((cart.map(|cart| (cart, lines)), position))
 }

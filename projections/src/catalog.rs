@@ -1,11 +1,13 @@
 //! The catalogue: every product with its price and what is available of it.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use domain::product::Details;
 use domain::{Event, Money, product, stock};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use infra::read_models::ReadModel;
 use serde::{Deserialize, Serialize};
 use sqlx::types::Json;
 use sqlx::{FromRow, PgConnection, PgPool};
@@ -47,7 +49,7 @@ impl Projection for Catalog {
         NAME
     }
 
-    fn version(&self) -> u32 {
+    fn version(&self) -> i32 {
         1
     }
 
@@ -55,8 +57,8 @@ impl Projection for Catalog {
         &[product::CATEGORY, stock::CATEGORY]
     }
 
-    fn tables(&self) -> &'static [&'static str] {
-        &["products"]
+    fn tables(&self) -> &'static [(&'static str, &'static str)] {
+        &[("products", "sku")]
     }
 
     fn definition(&self) -> &'static str {
@@ -70,9 +72,23 @@ impl Projection for Catalog {
              stock_version bigint not null,
              on_hand bigint not null,
              held bigint not null
-         ) with (fillfactor = 80);
-         create index on products (category, sku) where for_sale;
-         create index on products ((details ->> 'brand'), sku) where for_sale"
+         ) with (fillfactor = 80)"
+    }
+
+    fn indexes(&self) -> &'static [&'static str] {
+        &[
+            "create index on products (category, sku) where for_sale",
+            "create index on products ((details ->> 'brand'), sku) where for_sale",
+        ]
+    }
+
+    fn lanes(&self) -> u64 {
+        1
+    }
+
+    fn key<'a>(&self, happened: &'a Happened) -> Option<Cow<'a, str>> {
+        let is_ours = matches!(happened.event, Event::Product(_) | Event::Stock(_));
+        is_ours.then(|| happened.stream.id().into())
     }
 
     fn apply<'a>(
@@ -81,16 +97,11 @@ impl Projection for Catalog {
         transaction: &'a mut PgConnection,
     ) -> BoxFuture<'a, Result<(), sqlx::Error>> {
         async move {
-            let ours = |happened: &&Happened| matches!(happened.event, Event::Product(_) | Event::Stock(_));
-            let mut keys: Vec<_> =
-                batch.iter().filter(ours).map(|happened| happened.stream.id().to_owned()).collect();
+            let mut keys: Vec<_> = batch.iter().map(|happened| happened.stream.id().to_owned()).collect();
             keys.sort_unstable();
             keys.dedup();
-            if keys.is_empty() {
-                return Ok(());
-            }
             let mut rows: BTreeMap<String, Row> = PRODUCTS.load(&keys, transaction).await?;
-            for happened in batch.iter().filter(ours) {
+            for happened in batch {
                 let sku = happened.stream.id();
                 let row = rows
                     .entry(sku.to_owned())
@@ -181,7 +192,11 @@ pub struct Filter {
 ///
 /// # Errors
 /// Postgres does not answer.
-pub async fn product(pool: &PgPool, sku: &str) -> Result<(Option<Product>, u64), sqlx::Error> {
+pub async fn product(
+    pool: &PgPool,
+    model: &ReadModel,
+    sku: &str,
+) -> Result<(Option<Product>, u64), sqlx::Error> {
     #[derive(FromRow)]
     struct At {
         log_position: i64,
@@ -197,12 +212,13 @@ pub async fn product(pool: &PgPool, sku: &str) -> Result<(Option<Product>, u64),
         version: Option<i64>,
         stock_version: Option<i64>,
     }
-    let At { log_position, product } = sqlx::query_as(
-        "select coalesce((select position from cartulary.checkpoints where reader = 'catalog'), 0) as log_position,
+    let At { log_position, product } = sqlx::query_as(model.sql(
+        "select (select coalesce(min(position), 0) from cartulary.lanes where reader = $2) as log_position,
                 sku, details, price, on_hand - held as available, version, stock_version
-         from (select) as nothing left join catalog.products on sku = $1 and for_sale",
-    )
+         from (select) as nothing left join {schema}.products on sku = $1 and for_sale",
+    ))
     .bind(sku)
+    .bind(model.schema())
     .fetch_one(pool)
     .await?;
     let product = || {
@@ -222,24 +238,28 @@ pub async fn product(pool: &PgPool, sku: &str) -> Result<(Option<Product>, u64),
 ///
 /// # Errors
 /// Postgres does not answer.
-pub async fn products(pool: &PgPool, filter: &Filter) -> Result<(Vec<Product>, u64), sqlx::Error> {
-    let mut snapshot = snapshot(pool).await?;
-    let products = sqlx::query_as(
+pub async fn products(
+    pool: &PgPool,
+    model: &ReadModel,
+    filter: &Filter,
+) -> Result<(Vec<Product>, u64), sqlx::Error> {
+    let mut snapshot = model.snapshot(pool).await?;
+    let products = sqlx::query_as(snapshot.sql(
         "select sku, details, price, on_hand - held as available, version, stock_version
-         from catalog.products
+         from {schema}.products
          where for_sale
            and ($1::text is null or details ->> 'brand' = $1)
            and ($2::text is null or category = $2 or (category >= $2 || '>' and category < $2 || '?'))
            and ($3::text is null or sku > $3)
          order by sku limit $4",
-    )
+    ))
     .bind(&filter.brand)
     .bind(&filter.category)
     .bind(&filter.after)
     .bind(filter.limit)
-    .fetch_all(&mut *snapshot)
+    .fetch_all(snapshot.connection())
     .await?;
-    let position = infra::checkpoint::read(&mut snapshot, NAME).await?;
+    let position = snapshot.position().await?;
     Ok((products, position))
 }
 
@@ -247,19 +267,10 @@ pub async fn products(pool: &PgPool, filter: &Filter) -> Result<(Vec<Product>, u
 ///
 /// # Errors
 /// Postgres does not answer.
-pub async fn categories(pool: &PgPool) -> Result<(Vec<(String, i64)>, u64), sqlx::Error> {
-    let mut snapshot = snapshot(pool).await?;
-    let counts =
-        sqlx::query_as("select category, count(*) from catalog.products where for_sale group by category")
-            .fetch_all(&mut *snapshot)
-            .await?;
-    let position = infra::checkpoint::read(&mut snapshot, NAME).await?;
+pub async fn categories(pool: &PgPool, model: &ReadModel) -> Result<(Vec<(String, i64)>, u64), sqlx::Error> {
+    let mut snapshot = model.snapshot(pool).await?;
+    let counts = "select category, count(*) from {schema}.products where for_sale group by category";
+    let counts = sqlx::query_as(snapshot.sql(counts)).fetch_all(snapshot.connection()).await?;
+    let position = snapshot.position().await?;
     Ok((counts, position))
-}
-
-/// A transaction whose queries all see the same moment.
-pub(crate) async fn snapshot(
-    pool: &PgPool,
-) -> Result<sqlx::Transaction<'static, sqlx::Postgres>, sqlx::Error> {
-    pool.begin_with("begin isolation level repeatable read read only").await
 }

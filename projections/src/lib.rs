@@ -1,21 +1,28 @@
 //! From the log to Postgres: each projection owns its tables, and is a pure function of the log.
 
+mod attend;
+pub mod builds;
 pub mod carts;
 pub mod catalog;
+mod lane;
 pub mod orders;
 pub mod projection;
 mod rows;
-pub mod runner;
 pub mod search;
+pub mod status;
+pub mod verify;
+pub mod worker;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use sqlx::PgPool;
+pub use builds::{Builds, set_up};
+pub use lane::Status;
+pub use projection::Projection;
+pub use worker::Worker;
 
-pub use projection::{Projection, migrate};
-pub use runner::{Status, run};
-
-/// All projections of this build.
+/// All projections of this build. An older version of one may stand beside it, so that its read
+/// model goes on following the log while it is kept.
 #[must_use]
 pub fn all() -> Vec<Arc<dyn Projection>> {
     vec![
@@ -26,14 +33,13 @@ pub fn all() -> Vec<Arc<dyn Projection>> {
     ]
 }
 
-/// Makes the tables of all projections where there are none yet.
-///
-/// # Errors
-/// Postgres does not answer or does not accept them.
-pub async fn migrate_all(pool: &PgPool) -> Result<(), sqlx::Error> {
-    infra::checkpoint::migrate(pool).await?;
+/// Version of each projection's code in this build.
+#[must_use]
+pub fn codes() -> HashMap<&'static str, i32> {
+    let mut codes = HashMap::new();
     for projection in all() {
-        migrate(projection.as_ref(), pool).await?;
+        let newest = codes.entry(projection.name()).or_insert(0);
+        *newest = projection.version().max(*newest);
     }
-    Ok(())
+    codes
 }

@@ -1,5 +1,6 @@
 //! Orders: what became of each, step by step.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
@@ -8,12 +9,12 @@ use domain::payment::Status as PaymentStatus;
 use domain::{Event, Money, OrderId, cart, payment, stock};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use infra::read_models::ReadModel;
 use serde::{Deserialize, Serialize};
 use sqlx::types::Json;
 use sqlx::{FromRow, PgConnection, PgPool};
 use uuid::Uuid;
 
-use crate::catalog::snapshot;
 use crate::projection::{Happened, Projection};
 use crate::rows::Table;
 
@@ -69,7 +70,7 @@ impl Projection for Orders {
         NAME
     }
 
-    fn version(&self) -> u32 {
+    fn version(&self) -> i32 {
         1
     }
 
@@ -77,8 +78,8 @@ impl Projection for Orders {
         &[cart::CATEGORY, order::CATEGORY, payment::CATEGORY, stock::CATEGORY]
     }
 
-    fn tables(&self) -> &'static [&'static str] {
-        &["orders", "quotes", "timeline"]
+    fn tables(&self) -> &'static [(&'static str, &'static str)] {
+        &[("orders", "id"), ("quotes", "order_id"), ("timeline", "order_id, position, index")]
     }
 
     fn definition(&self) -> &'static str {
@@ -93,7 +94,6 @@ impl Projection for Orders {
              version bigint not null,
              position bigint not null
          ) with (fillfactor = 70);
-         create index on orders (placed_at, id);
          create table quotes (
              order_id uuid primary key,
              lines jsonb not null
@@ -108,6 +108,18 @@ impl Projection for Orders {
          )"
     }
 
+    fn indexes(&self) -> &'static [&'static str] {
+        &["create index on orders (placed_at, id)"]
+    }
+
+    fn lanes(&self) -> u64 {
+        2
+    }
+
+    fn key<'a>(&self, happened: &'a Happened) -> Option<Cow<'a, str>> {
+        order_of(happened).map(|id| id.to_string().into())
+    }
+
     fn apply<'a>(
         &'a self,
         batch: &'a [Happened],
@@ -119,9 +131,6 @@ impl Projection for Orders {
             let mut keys: Vec<_> = ours.iter().map(|(id, _)| id.to_string()).collect();
             keys.sort_unstable();
             keys.dedup();
-            if keys.is_empty() {
-                return Ok(());
-            }
             let mut rows: BTreeMap<String, Row> = ORDERS.load(&keys, transaction).await?;
             for (id, happened) in &ours {
                 rows.entry(id.to_string()).or_insert_with(|| Row::new(*id, happened.at)).fold(happened);
@@ -274,23 +283,21 @@ pub struct TimelineEntry {
 /// Postgres does not answer.
 pub async fn order(
     pool: &PgPool,
+    model: &ReadModel,
     id: Uuid,
 ) -> Result<(Option<(Order, Vec<TimelineEntry>)>, u64), sqlx::Error> {
-    let mut snapshot = snapshot(pool).await?;
-    let order: Option<Order> = sqlx::query_as(
+    let mut snapshot = model.snapshot(pool).await?;
+    let order: Option<Order> = sqlx::query_as(snapshot.sql(
         "select id, status, reason, coalesce(lines, '[]') as lines, coalesce(total, 'null') as total,
                 payment_status, placed_at, version, position
-         from orders.orders left join orders.quotes on order_id = id where id = $1",
-    )
+         from {schema}.orders left join {schema}.quotes on order_id = id where id = $1",
+    ))
     .bind(id)
-    .fetch_optional(&mut *snapshot)
+    .fetch_optional(snapshot.connection())
     .await?;
-    let timeline = sqlx::query_as(
-        "select kind, at, position from orders.timeline where order_id = $1 order by position, index",
-    )
-    .bind(id)
-    .fetch_all(&mut *snapshot)
-    .await?;
-    let position = infra::checkpoint::read(&mut snapshot, NAME).await?;
+    let timeline =
+        "select kind, at, position from {schema}.timeline where order_id = $1 order by position, index";
+    let timeline = sqlx::query_as(snapshot.sql(timeline)).bind(id).fetch_all(snapshot.connection()).await?;
+    let position = snapshot.position().await?;
     Ok((order.map(|order| (order, timeline)), position))
 }

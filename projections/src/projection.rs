@@ -1,31 +1,45 @@
 //! What a projection is.
 
+use std::borrow::Cow;
+
 use chrono::{DateTime, Utc};
 use domain::commit::DecodeError;
 use domain::{Event, StreamId};
 use futures_util::future::BoxFuture;
 use infra::log::Stored;
-use sqlx::{AssertSqlSafe, PgConnection, PgPool};
+use sqlx::PgConnection;
 
 /// Code that turns events into rows of tables that only it writes.
 ///
-/// Its tables live in the schema `<name>_v<version>`; views in the schema `<name>` show the live
-/// version, and all queries go there. So another version can be built beside it and switched in.
+/// Its tables live in a schema of their own for each read model that is built, such as `orders_v7`,
+/// so that another can be built beside the live one and switched in. Its queries get a read model and
+/// name its schema. Views in the schema `orders` show the live one to whoever looks by hand.
 pub trait Projection: Send + Sync + 'static {
     fn name(&self) -> &'static str;
 
-    /// To be raised whenever tables or rows are to become different.
-    fn version(&self) -> u32;
+    /// Version of this code, to be raised whenever tables or rows are to become different: where it
+    /// runs, a read model of it is built then, and takes the live one's place.
+    fn version(&self) -> i32;
 
     /// Categories of the streams that it's about. What is in others, readable or not, is no concern
     /// of its.
     fn categories(&self) -> &'static [&'static str];
 
-    /// The tables, by name.
-    fn tables(&self) -> &'static [&'static str];
+    /// The tables, by name, with the columns that tell their rows apart.
+    fn tables(&self) -> &'static [(&'static str, &'static str)];
 
-    /// Makes the tables and their indexes, in the schema that is on the search path.
+    /// Makes the tables, in the schema that is on the search path.
     fn definition(&self) -> &'static str;
+
+    /// Makes the indexes that only queries need, when most rows are there: `create index …`.
+    fn indexes(&self) -> &'static [&'static str];
+
+    /// Lanes in which it can work side by side. One, where rows are fed by events of several keys.
+    fn lanes(&self) -> u64;
+
+    /// What decides on which rows the event touches: a SKU, say. Events of one key are applied in
+    /// their order; different keys don't wait for each other. Nothing, if it touches none.
+    fn key<'a>(&self, happened: &'a Happened) -> Option<Cow<'a, str>>;
 
     /// Brings the tables to after these events. No side effects but rows: a rebuild does it again.
     fn apply<'a>(
@@ -33,10 +47,6 @@ pub trait Projection: Send + Sync + 'static {
         batch: &'a [Happened],
         transaction: &'a mut PgConnection,
     ) -> BoxFuture<'a, Result<(), sqlx::Error>>;
-
-    fn schema(&self) -> String {
-        format!("{}_v{}", self.name(), self.version())
-    }
 }
 
 /// An event as a projection sees it.
@@ -77,46 +87,4 @@ impl Happened {
         }
         Ok(all)
     }
-}
-
-/// Makes the projection's tables where there are none of its version yet, and shows them as the live
-/// ones. They are filled from the log's beginning then.
-///
-/// # Errors
-/// Postgres does not answer or does not accept them.
-pub async fn migrate(projection: &dyn Projection, pool: &PgPool) -> Result<(), sqlx::Error> {
-    let mut transaction = pool.begin().await?;
-    // Several processes may start at a time, and `if not exists` alone does not make that safe.
-    sqlx::query("select pg_advisory_xact_lock(hashtext('cartulary.migrate'))")
-        .execute(&mut *transaction)
-        .await?;
-    let is_live: bool = sqlx::query_scalar(
-        "select exists (select from pg_namespace where nspname = $1)
-            and exists (select from cartulary.checkpoints where reader = $2 and version = $3)",
-    )
-    .bind(projection.schema())
-    .bind(projection.name())
-    .bind(projection.version().cast_signed())
-    .fetch_one(&mut *transaction)
-    .await?;
-    if !is_live {
-        // Names and definitions are this program's own.
-        sqlx::raw_sql(AssertSqlSafe(definition(projection))).execute(&mut *transaction).await?;
-    }
-    transaction.commit().await
-}
-
-fn definition(projection: &dyn Projection) -> String {
-    let (name, schema, version) = (projection.name(), projection.schema(), projection.version());
-    let tables = projection.definition();
-    let view = |table| format!("create view {name}.{table} as select * from {schema}.{table};");
-    let views: String = projection.tables().iter().map(view).collect();
-    format!(
-        "drop schema if exists {schema} cascade; create schema {schema};
-         drop schema if exists {name} cascade; create schema {name};
-         create extension if not exists fuzzystrmatch schema public;
-         set local search_path = {schema}, public; {tables}; {views}
-         delete from cartulary.checkpoints where reader = '{name}';
-         insert into cartulary.checkpoints (reader, version) values ('{name}', {version})"
-    )
 }

@@ -3,6 +3,7 @@
 mod query;
 mod words;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use domain::product::{self, Details};
@@ -83,7 +84,7 @@ impl Projection for Search {
         NAME
     }
 
-    fn version(&self) -> u32 {
+    fn version(&self) -> i32 {
         1
     }
 
@@ -91,8 +92,8 @@ impl Projection for Search {
         &[product::CATEGORY, stock::CATEGORY]
     }
 
-    fn tables(&self) -> &'static [&'static str] {
-        &["products", "documents", "availability", "words"]
+    fn tables(&self) -> &'static [(&'static str, &'static str)] {
+        &[("products", "sku"), ("documents", "sku"), ("availability", "sku"), ("words", "word")]
     }
 
     fn definition(&self) -> &'static str {
@@ -110,7 +111,6 @@ impl Projection for Search {
              title_words int not null,
              words tsvector not null
          );
-         create index on documents using gin (words) with (gin_pending_list_limit = 1024);
          create table availability (
              sku text collate \"C\" primary key,
              on_hand bigint not null,
@@ -119,8 +119,24 @@ impl Projection for Search {
          create table words (
              word text collate \"C\" primary key,
              documents bigint not null
-         ) with (fillfactor = 80);
-         create index on words (length(word))"
+         ) with (fillfactor = 80)"
+    }
+
+    fn indexes(&self) -> &'static [&'static str] {
+        &[
+            "create index on documents using gin (words) with (gin_pending_list_limit = 1024)",
+            "create index on words (length(word))",
+        ]
+    }
+
+    /// How often a word occurs is fed by all products.
+    fn lanes(&self) -> u64 {
+        1
+    }
+
+    fn key<'a>(&self, happened: &'a Happened) -> Option<Cow<'a, str>> {
+        let is_ours = matches!(happened.event, Event::Product(_) | Event::Stock(_));
+        is_ours.then(|| happened.stream.id().into())
     }
 
     fn apply<'a>(

@@ -9,6 +9,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use infra::http::{MIN_LOG_POSITION, PREFERENCE_APPLIED, Problem, etag, log_position, preference};
+use infra::read_models::ReadModel;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -57,15 +58,16 @@ fn min_log_position(headers: &HeaderMap) -> Result<u64, Problem> {
 }
 
 impl QueryApi {
-    /// Waits until the projection has come to where the query wants it, unless the query is content
-    /// with less.
-    pub(crate) async fn fresh(&self, projection: &str, asked: &Asked) -> Result<(), Problem> {
+    /// The read model to ask, once it has come to where the query wants it, unless the query is
+    /// content with less.
+    pub(crate) async fn fresh(&self, projection: &str, asked: &Asked) -> Result<ReadModel, Problem> {
         let position = asked.min_log_position;
-        if position == 0 || self.checkpoints.wait(projection, position, self.freshness_limit).await {
-            return Ok(());
-        }
-        if asked.stale_is_fine {
-            return Ok(());
+        let Some(model) = self.read_models.at(projection, position, self.freshness_limit).await else {
+            let detail = format!("there is no read model `{projection}` yet");
+            return Err(Problem::unavailable("read_models_unavailable", detail, 1));
+        };
+        if model.position.0 >= position || asked.stale_is_fine {
+            return Ok(model);
         }
         let detail = format!("the read model `{projection}` has not come to position {position} yet");
         Err(Problem::unavailable("not_yet_projected", detail, 1))

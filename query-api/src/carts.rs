@@ -53,8 +53,8 @@ pub(crate) async fn get(
     Path(id): Path<CartId>,
     asked: Asked,
 ) -> Result<Response, Problem> {
-    api.fresh(carts::NAME, &asked).await?;
-    let (cart, log_position) = carts::cart(&api.pool, id.0).await.map_err(unavailable)?;
+    let model = api.fresh(carts::NAME, &asked).await?;
+    let (cart, log_position) = carts::cart(&api.pool, &model, id.0).await.map_err(unavailable)?;
     let Some((cart, lines)) = cart else {
         let missing =
             Missing { code: "cart_not_found", detail: "there is no cart with this id", log_position };

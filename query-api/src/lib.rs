@@ -9,7 +9,7 @@ mod search;
 use std::sync::Arc;
 use std::time::Duration;
 
-use infra::checkpoint::Checkpoints;
+use infra::read_models::ReadModels;
 use sqlx::PgPool;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -18,15 +18,15 @@ use utoipa_axum::routes;
 #[derive(Debug)]
 pub struct QueryApi {
     pool: PgPool,
-    checkpoints: Arc<Checkpoints>,
+    read_models: Arc<ReadModels>,
     freshness_limit: Duration,
 }
 
 impl QueryApi {
     /// A query waits up to the limit for its `Min-Log-Position`.
     #[must_use]
-    pub fn new(pool: PgPool, checkpoints: Arc<Checkpoints>, freshness_limit: Duration) -> Self {
-        Self { pool, checkpoints, freshness_limit }
+    pub fn new(pool: PgPool, read_models: Arc<ReadModels>, freshness_limit: Duration) -> Self {
+        Self { pool, read_models, freshness_limit }
     }
 }
 

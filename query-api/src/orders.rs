@@ -73,8 +73,8 @@ pub(crate) async fn get(
     Path(id): Path<OrderId>,
     asked: Asked,
 ) -> Result<Response, Problem> {
-    api.fresh(orders::NAME, &asked).await?;
-    let (order, log_position) = orders::order(&api.pool, id.0).await.map_err(unavailable)?;
+    let model = api.fresh(orders::NAME, &asked).await?;
+    let (order, log_position) = orders::order(&api.pool, &model, id.0).await.map_err(unavailable)?;
     let Some((order, timeline)) = order else {
         let missing =
             Missing { code: "order_not_found", detail: "there is no order with this id", log_position };

@@ -86,8 +86,9 @@ pub(crate) async fn list(
         after: place(query.after.as_deref())?.map(|sku: Sku| sku.to_string()),
         limit: limit + 1,
     };
-    api.fresh(catalog::NAME, &asked).await?;
-    let (mut products, position) = catalog::products(&api.pool, &filter).await.map_err(unavailable)?;
+    let model = api.fresh(catalog::NAME, &asked).await?;
+    let (mut products, position) =
+        catalog::products(&api.pool, &model, &filter).await.map_err(unavailable)?;
     let more = products.len() as i64 > limit;
     products.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
     let next = products.last().filter(|_| more).map(|last| cursor(&last.sku));
@@ -111,8 +112,9 @@ pub(crate) async fn get(
     Path(sku): Path<Sku>,
     asked: Asked,
 ) -> Result<Response, Problem> {
-    api.fresh(catalog::NAME, &asked).await?;
-    let (product, log_position) = catalog::product(&api.pool, sku.as_str()).await.map_err(unavailable)?;
+    let model = api.fresh(catalog::NAME, &asked).await?;
+    let (product, log_position) =
+        catalog::product(&api.pool, &model, sku.as_str()).await.map_err(unavailable)?;
     let Some(product) = product else {
         let detail = "there is no product for sale with this SKU";
         return Ok(Missing { code: "product_not_found", detail, log_position }.into_response());
@@ -146,8 +148,8 @@ pub(crate) struct Categories {
         (status = 503, description = "`not_yet_projected`, `read_models_unavailable`", body = Problem),
     ))]
 pub(crate) async fn categories(State(api): State<Arc<QueryApi>>, asked: Asked) -> Result<Response, Problem> {
-    api.fresh(catalog::NAME, &asked).await?;
-    let (counts, position) = catalog::categories(&api.pool).await.map_err(unavailable)?;
+    let model = api.fresh(catalog::NAME, &asked).await?;
+    let (counts, position) = catalog::categories(&api.pool, &model).await.map_err(unavailable)?;
     Ok(Answer::shared(Categories { data: tree(&counts) }, position, &asked).into_response())
 }
 

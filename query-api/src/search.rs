@@ -87,8 +87,8 @@ pub(crate) async fn search(
         after: place(query.after.as_deref())?,
         limit: limit(query.limit)?,
     };
-    api.fresh(read_model::NAME, &asked).await?;
-    let found = read_model::search(&api.pool, &filter).await.map_err(unavailable)?;
+    let model = api.fresh(read_model::NAME, &asked).await?;
+    let found = read_model::search(&api.pool, &model, &filter).await.map_err(unavailable)?;
     let product =
         |hit: read_model::Hit| Product::new(hit.sku.to_string(), hit.details, hit.price, hit.available);
     let body = Found {

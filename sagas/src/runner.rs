@@ -7,10 +7,10 @@ use std::time::Duration;
 use domain::commit::Hash;
 use domain::{Aggregate, Command, CommandId, Event, OrderId};
 use futures_util::StreamExt;
-use infra::checkpoint;
 use infra::clock::Clock;
 use infra::execute::{self, Executed, Executor, Executors, Request};
 use infra::follow::Follower;
+use infra::lanes;
 use infra::log::{EventLog, Stored, Unavailable};
 use infra::payment::PaymentProvider;
 use infra::timers::{Fired, JetStreamTimers, Timer, Timers};
@@ -331,7 +331,8 @@ fn done<A: Aggregate>(outcome: Result<Executed<A>, execute::Error<A::Error>>) ->
 
 async fn read_checkpoint(pool: &PgPool) -> Result<u64, sqlx::Error> {
     let mut connection = pool.acquire().await?;
-    checkpoint::read(&mut connection, READER).await
+    lanes::add(&mut connection, READER, 1).await?;
+    lanes::position(&mut connection, READER).await
 }
 
 async fn save_checkpoint(
@@ -356,6 +357,6 @@ async fn save_checkpoint(
 async fn advance(pool: &PgPool, from: u64, to: u64) -> Result<(), sqlx::Error> {
     let mut connection = pool.acquire().await?;
     // Two workers at a time are safe, since every step is recognised: who is behind moves nothing.
-    checkpoint::advance(&mut connection, READER, from, to, None).await?;
+    lanes::advance_unleased(&mut connection, READER, from, to, None).await?;
     Ok(())
 }

@@ -5,6 +5,8 @@ use std::str::FromStr;
 use chrono::{DateTime, Duration, NaiveDate, Utc};
 use domain::StreamId;
 
+use crate::how_long::how_long;
+
 /// Which events are wanted.
 #[derive(Debug)]
 pub struct Filter {
@@ -71,20 +73,9 @@ impl FromStr for Moment {
         if let Some(midnight) = text.parse::<NaiveDate>().ok().and_then(|date| date.and_hms_opt(0, 0, 0)) {
             return Ok(Self::Time(midnight.and_utc()));
         }
-        let ago = || {
-            let unit = text.chars().last()?;
-            let number: i64 = text.strip_suffix(unit)?.parse().ok()?;
-            match unit {
-                's' => Duration::try_seconds(number),
-                'm' => Duration::try_minutes(number),
-                'h' => Duration::try_hours(number),
-                'd' => Duration::try_days(number),
-                _ => None,
-            }
-        };
         let expected =
             "expected a position (42), a time (2026-11-23T10:00:00Z), a date, or how long ago (15m)";
-        ago().map(Self::Ago).ok_or_else(|| expected.to_owned())
+        how_long(text).map(Self::Ago).ok_or_else(|| expected.to_owned())
     }
 }
 

@@ -192,7 +192,7 @@ pub async fn database_url() -> String {
 /// A fresh database with the read models' tables.
 pub async fn database() -> PgPool {
     let pool = PgPool::connect(&database_url().await).await.expect("Postgres answers");
-    projections::migrate_all(&pool).await.expect("tables");
+    projections::set_up(&projections::all(), &pool).await.expect("tables");
     pool
 }
 

@@ -35,6 +35,8 @@ pub struct Shop {
 pub struct Roles {
     process: Child,
     pub url: String,
+    /// Of the admin API, which the role projections has.
+    pub admin: String,
 }
 
 impl Roles {
@@ -52,7 +54,7 @@ impl Roles {
         let mut command = Command::new(PROGRAM);
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let mut process = command
-            .args(["serve", "--port", "0"])
+            .args(["serve", "--port", "0", "--admin-port", "0"])
             .args(arguments)
             .env("NATS_URL", nats_url)
             .env("DATABASE_URL", database_url)
@@ -64,13 +66,18 @@ impl Roles {
             .expect("the program starts");
         kill_at_the_end(process.id());
         let mut output = std::io::BufReader::new(process.stdout.take().expect("its output"));
-        let line = tokio::task::spawn_blocking(move || {
-            let mut line = String::new();
-            std::io::BufRead::read_line(&mut output, &mut line).map(|_| line)
+        let has_admin = arguments.contains(&"projections");
+        let told = tokio::task::spawn_blocking(move || {
+            let mut told = |before: &str| {
+                let mut line = String::new();
+                std::io::BufRead::read_line(&mut output, &mut line).expect("its output");
+                line.trim().strip_prefix(before).expect("it says where it listens").to_owned()
+            };
+            let url = told("listening on ");
+            (url, if has_admin { told("admin API on ") } else { String::new() })
         });
-        let line = line.await.expect("no panic").expect("its output");
-        let url = line.trim().strip_prefix("listening on ").expect("it says where it listens").to_owned();
-        Self { process, url }
+        let (url, admin) = told.await.expect("no panic");
+        Self { process, url, admin }
     }
 
     /// Status and body of an answer.
@@ -151,7 +158,7 @@ impl Shop {
         let mut command = Command::new(PROGRAM);
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let mut process = command
-            .args(["dev", "--port", "0", "--data-dir"])
+            .args(["dev", "--port", "0", "--admin-port", "0", "--data-dir"])
             .arg(&data_dir)
             .args(flags)
             .env_remove("NATS_URL")
@@ -275,6 +282,15 @@ impl Shop {
         pool.close().await;
         row
     }
+}
+
+/// Runs `cartulary projections` against an admin API; whether it succeeded, and what it printed.
+pub async fn operate(admin: &str, arguments: &[&str]) -> (bool, String) {
+    let mut command = tokio::process::Command::new(PROGRAM);
+    command.arg("projections").args(arguments).args(["--admin-url", admin]).kill_on_drop(true);
+    let output = command.output().await.expect("the program starts");
+    let printed = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    (output.status.success(), printed.concat())
 }
 
 pub fn product(sku: &str) -> Value {

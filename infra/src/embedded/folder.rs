@@ -26,6 +26,9 @@ pub struct DataFolder {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Addresses {
     pub http: String,
+    /// Of the admin API.
+    #[serde(default)]
+    pub admin: String,
     /// With the password.
     pub nats: String,
     /// With the password.

@@ -10,12 +10,12 @@
 
 use domain::product::Details;
 use domain::{Money, Sku};
+use infra::read_models::{ReadModel, Snapshot};
 use serde::{Deserialize, Serialize};
 use sqlx::types::Json;
-use sqlx::{FromRow, PgConnection, PgPool};
+use sqlx::{FromRow, PgPool};
 
 use super::words::{nearest, plain};
-use crate::catalog::snapshot;
 
 /// Values of a facet that are counted.
 const FACET_VALUES_MAX: i64 = 50;
@@ -126,8 +126,8 @@ struct Queries {
 ///
 /// # Errors
 /// Postgres does not answer.
-pub async fn search(pool: &PgPool, filter: &Filter) -> Result<Found, sqlx::Error> {
-    let mut snapshot = snapshot(pool).await?;
+pub async fn search(pool: &PgPool, model: &ReadModel, filter: &Filter) -> Result<Found, sqlx::Error> {
+    let mut snapshot = model.snapshot(pool).await?;
     let typed = words(&filter.text);
     let (terms, any, known) = match &filter.after {
         Some(place) => {
@@ -175,15 +175,15 @@ fn joined<'a>(words: impl IntoIterator<Item = &'a Word>) -> String {
 /// The terms to look for, and whether any of them is enough.
 async fn understand(
     typed: &[Word],
-    connection: &mut PgConnection,
+    snapshot: &mut Snapshot,
 ) -> Result<(Vec<Term>, bool, Vec<Known>), sqlx::Error> {
     let term = |word: &Word| Term { word: word.clone(), prefix: false, weight: 0.0 };
     let mut terms: Vec<Term> = typed.iter().map(term).collect();
-    let mut known = look_up(&terms, connection).await?;
+    let mut known = look_up(&terms, snapshot).await?;
     for index in 0..terms.len() {
         let last = index + 1 == terms.len();
         if known[index].is_unknown()
-            && let Some(meant) = mend(&terms[index], last, connection).await?
+            && let Some(meant) = mend(&terms[index], last, snapshot).await?
         {
             (terms[index], known[index]) = meant;
         }
@@ -194,7 +194,7 @@ async fn understand(
         term.weight = 1.0 / (1.0 + documents.ln_1p());
     }
     let any = match Queries::new(&terms, &known, false).whole {
-        Some(all) if terms.len() > 1 => !is_found(&all, connection).await?,
+        Some(all) if terms.len() > 1 => !is_found(&all, snapshot).await?,
         _ => false,
     };
     Ok((terms, any, known))
@@ -204,46 +204,44 @@ async fn understand(
 async fn mend(
     term: &Term,
     last: bool,
-    connection: &mut PgConnection,
+    snapshot: &mut Snapshot,
 ) -> Result<Option<(Term, Known)>, sqlx::Error> {
     let mut guesses = Vec::with_capacity(2);
     if last {
         guesses.push(Term { prefix: true, ..term.clone() });
     }
-    if let Some(word) = nearest(&term.word.0, connection).await? {
+    if let Some(word) = nearest(&term.word.0, snapshot).await? {
         guesses.push(Term { word: Word(word), ..term.clone() });
     }
-    let known = look_up(&guesses, connection).await?;
+    let known = look_up(&guesses, snapshot).await?;
     Ok(guesses.into_iter().zip(known).find(|(_, known)| known.documents > 0))
 }
 
-async fn look_up(terms: &[Term], connection: &mut PgConnection) -> Result<Vec<Known>, sqlx::Error> {
+async fn look_up(terms: &[Term], snapshot: &mut Snapshot) -> Result<Vec<Known>, sqlx::Error> {
     if terms.is_empty() {
         return Ok(Vec::new());
     }
     let (words, prefixes): (Vec<&str>, Vec<bool>) =
         terms.iter().map(|Term { word, prefix, .. }| (word.0.as_str(), *prefix)).unzip();
     // Beyond some thousand documents, how many more there are tells nothing.
-    sqlx::query_as(
+    sqlx::query_as(snapshot.sql(
         "select query::text, (select count(*) from (
-                    select from search.documents where words @@ query limit 3000) as counted) as documents
+                    select from {schema}.documents where words @@ query limit 3000) as counted) as documents
          from unnest($1::text[], $2::bool[]) with ordinality as term (word, prefix, place),
               lateral (select case when prefix then to_tsquery('simple', quote_literal(word) || ':*')
                                    else plainto_tsquery('english', word) end as query) as term_query
          order by place",
-    )
+    ))
     .bind(words)
     .bind(prefixes)
-    .fetch_all(connection)
+    .fetch_all(snapshot.connection())
     .await
 }
 
 /// Whether any product is found for the query.
-async fn is_found(query: &str, connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar("select exists (select from search.documents where words @@ $1::tsquery)")
-        .bind(query)
-        .fetch_one(connection)
-        .await
+async fn is_found(query: &str, snapshot: &mut Snapshot) -> Result<bool, sqlx::Error> {
+    let exists = "select exists (select from {schema}.documents where words @@ $1::tsquery)";
+    sqlx::query_scalar(snapshot.sql(exists)).bind(query).fetch_one(snapshot.connection()).await
 }
 
 impl Known {
@@ -277,11 +275,11 @@ async fn page(
     filter: &Filter,
     queries: &Queries,
     phrase: &str,
-    connection: &mut PgConnection,
+    snapshot: &mut Snapshot,
 ) -> Result<Page, sqlx::Error> {
     let after = filter.after.as_ref();
     let code = filter.text.trim().replace('\0', " ").to_lowercase();
-    sqlx::query_as(PAGE)
+    sqlx::query_as(snapshot.sql(PAGE))
         .bind(&queries.whole)
         .bind(&filter.brand)
         .bind(&filter.category)
@@ -295,7 +293,8 @@ async fn page(
         .bind(&queries.weights)
         .bind(phrase)
         .bind(code)
-        .fetch_one(connection)
+        .bind(snapshot.schema())
+        .fetch_one(snapshot.connection())
         .await
 }
 
@@ -318,7 +317,7 @@ const PAGE: &str = "
                    * case when words @@ phraseto_tsquery('english', $12) then 1.05 else 1 end
                    + case when lower(sku) = $13 then 100 else 0 end
                ))::bigint end as rank
-        from search.documents
+        from {schema}.documents
         where $1::tsquery is null or words @@ $1::tsquery
     ), flagged as materialized (
         select *, ($2::text is null or brand = $2) as of_brand,
@@ -331,7 +330,7 @@ const PAGE: &str = "
         order by rank desc, sku limit $8
     )
     select
-        coalesce((select position from cartulary.checkpoints where reader = 'search'), 0) as log_position,
+        (select coalesce(min(position), 0) from cartulary.lanes where reader = $14) as log_position,
         (select count(*) from flagged where of_brand and of_category) as total,
         coalesce((select jsonb_agg(jsonb_build_object('value', brand, 'count', n) order by n desc, brand)
             from (select brand, count(*) as n from flagged where of_category
@@ -341,7 +340,7 @@ const PAGE: &str = "
                   group by category order by n desc, category limit $9) as counted), '[]') as categories,
         coalesce((select jsonb_agg(jsonb_build_object('sku', sku, 'rank', rank, 'details', details, 'price', price,
                 'available', coalesce(on_hand - held, 0)) order by rank desc, sku)
-            from place join search.products using (sku) left join search.availability using (sku)), '[]') as hits";
+            from place join {schema}.products using (sku) left join {schema}.availability using (sku)), '[]') as hits";
 
 #[cfg(test)]
 mod tests {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use domain::product::Details;
-use sqlx::PgConnection;
+use infra::read_models::Snapshot;
 
 /// Words shorter than this are neither known nor mended: too many are near to them.
 const MENDED_CHARS_MIN: usize = 3;
@@ -48,24 +48,21 @@ pub(super) fn known_words(details: &Details) -> BTreeSet<String> {
 }
 
 /// The known word that was probably meant: with the fewest errors, of several the most frequent.
-pub(super) async fn nearest(
-    word: &str,
-    connection: &mut PgConnection,
-) -> Result<Option<String>, sqlx::Error> {
+pub(super) async fn nearest(word: &str, snapshot: &mut Snapshot) -> Result<Option<String>, sqlx::Error> {
     if !is_mendable(word) {
         return Ok(None);
     }
     let chars = word.chars().count();
     let errors_max = if chars <= ONE_ERROR_CHARS_MAX { 1 } else { 2 };
     // Two letters that changed places are two errors to Postgres, but one to whoever typed them.
-    let known: Vec<(String, i64)> = sqlx::query_as(
-        "select word, documents from search.words
+    let known: Vec<(String, i64)> = sqlx::query_as(snapshot.sql(
+        "select word, documents from {schema}.words
          where length(word) between $2 - 2 and $2 + 2
            and public.levenshtein_less_equal(word, $1, 2) <= 2",
-    )
+    ))
     .bind(word)
     .bind(i32::try_from(chars).unwrap_or(i32::MAX))
-    .fetch_all(connection)
+    .fetch_all(snapshot.connection())
     .await?;
     let candidates = known.into_iter().map(|(known, documents)| (errors(word, &known), -documents, known));
     Ok(candidates.filter(|(errors, ..)| *errors <= errors_max).min().map(|(.., known)| known))

@@ -1,0 +1,139 @@
+//! A process's share of the projections: which lanes it has, and a task for each.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use infra::lanes::{self, Lease};
+use infra::read_models;
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinSet};
+
+use crate::builds::Builds;
+use crate::lane::{self, Status};
+use crate::projection::Projection;
+
+/// How often it says that it lives, and looks what is to be done.
+const SHARE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How soon after a failure.
+const RETRY_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Works on its share of all read models whose code this build has.
+pub struct Worker {
+    builds: Builds,
+    statuses: Mutex<Option<BTreeMap<(String, i32), Lane>>>,
+}
+
+struct Lane {
+    projection: &'static str,
+    is_live: bool,
+    status: watch::Receiver<Status>,
+}
+
+/// A lane's task.
+struct Running {
+    lease: Lease,
+    task: AbortHandle,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Worker {
+    #[must_use]
+    pub fn new(builds: Builds) -> Self {
+        Self { builds, statuses: Mutex::default() }
+    }
+
+    /// How the lanes of live read models are doing that this process works on, with the projection's
+    /// name and the lane's; nothing before it knows which these are.
+    #[must_use]
+    pub fn statuses(&self) -> Option<Vec<(&'static str, String, Status)>> {
+        let statuses = self.statuses.lock().unwrap_or_else(PoisonError::into_inner);
+        let live = statuses.as_ref()?.iter().filter(|(_, lane)| lane.is_live);
+        let named = |((reader, number), lane): (&(String, i32), &Lane)| {
+            (lane.projection, format!("{reader}/{number}"), lane.status.borrow().clone())
+        };
+        Some(live.map(named).collect())
+    }
+
+    /// Works until it is told to stop; then gives its lanes back, for others to take at once. If it is
+    /// dropped instead, they are free when its connections have ended.
+    pub async fn run(&self, mut stop: watch::Receiver<bool>) {
+        let pool = self.builds.pool().clone();
+        let mut worker = lanes::Worker::new(pool, name());
+        let (mut running, mut tasks) = (HashMap::new(), JoinSet::new());
+        let attending = self.builds.clone();
+        tasks.spawn(async move { attending.attend().await });
+        loop {
+            let pause = match self.share(&mut worker, &mut running, &mut tasks).await {
+                Ok(()) if worker.is_leaving() => RETRY_INTERVAL,
+                Ok(()) => SHARE_INTERVAL,
+                Err(error) => {
+                    tracing::warn!(%error, "waiting for the database to share the lanes");
+                    RETRY_INTERVAL
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                _ = stop.wait_for(|stop| *stop) => break,
+            }
+        }
+        tasks.shutdown().await;
+        if let Err(error) = worker.leave().await {
+            tracing::warn!(%error, "others find out by themselves that the lanes are free");
+        }
+    }
+
+    /// Finds out which lanes are its own now, begins what is new, and ends what is not its own any more.
+    async fn share(
+        &self,
+        worker: &mut lanes::Worker,
+        running: &mut HashMap<(String, i32), Running>,
+        tasks: &mut JoinSet<()>,
+    ) -> Result<(), sqlx::Error> {
+        while tasks.try_join_next().is_some() {}
+        let models = read_models::all(self.builds.pool()).await?;
+        let ours: HashMap<String, (Arc<dyn Projection>, bool)> = models
+            .iter()
+            .filter_map(|model| {
+                let all = self.builds.projections().iter();
+                let mut fitting =
+                    all.filter(|one| one.name() == model.projection && one.version() == model.code);
+                Some((model.schema(), (fitting.next()?.clone(), model.state == "live")))
+            })
+            .collect();
+        let mut readers: Vec<String> = ours.keys().cloned().collect();
+        readers.sort_unstable();
+        let leases = worker.share(&readers).await?;
+        running.retain(|_, lane| leases.contains(&lane.lease) && !lane.task.is_finished());
+        let mut statuses = self.statuses.lock().unwrap_or_else(PoisonError::into_inner);
+        let statuses = statuses.get_or_insert_default();
+        statuses.retain(|key, _| running.contains_key(key));
+        for lease in leases {
+            let key = (lease.reader.clone(), lease.lane);
+            let Some((projection, is_live)) = ours.get(&lease.reader) else { continue };
+            if let Some(lane) = statuses.get_mut(&key) {
+                lane.is_live = *is_live;
+                continue;
+            }
+            let (sender, status) = watch::channel(Status::default());
+            let (log, pool) = (self.builds.log().clone(), self.builds.pool().clone());
+            let name = projection.name();
+            let task = tasks.spawn(lane::run(projection.clone(), lease.clone(), log, pool, sender));
+            running.insert(key.clone(), Running { lease, task });
+            statuses.insert(key, Lane { projection: name, is_live: *is_live, status });
+        }
+        Ok(())
+    }
+}
+
+/// The process, as operators know it.
+fn name() -> String {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    format!("{host}:{}", std::process::id())
+}
