@@ -133,13 +133,17 @@ async fn a_rebuild_and_a_rollback_are_not_noticed_by_those_who_read() {
     let place = Place::new(&["command-api", "query-api", "projections"]).await;
     let (url, admin) = (&place.api.url, &place.api.admin);
     let load = Load::start(&[url], 2).await;
-    let (status, page) = eventually("there are products", async || {
-        let (status, page) = place.api.send(Method::GET, "/v1/products?limit=100").await;
-        (page["data"].as_array()?.len() >= 24).then_some((status, page))
+    let page = eventually("there are products", async || {
+        let (_, page) = place.api.send(Method::GET, "/v1/products?limit=100").await;
+        (page["data"].as_array()?.len() >= 24).then_some(page)
     })
     .await;
-    assert_eq!(status, 200);
     let sku = page["data"][0]["sku"].as_str().expect("a SKU");
+    eventually("they are found", async || {
+        let (_, found) = place.api.send(Method::GET, "/v1/search?q=mug").await;
+        (found["total"].as_u64()? >= 24).then_some(())
+    })
+    .await;
     let (enough, reads) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let mut readers = JoinSet::new();
     for path in
