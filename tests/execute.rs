@@ -35,6 +35,7 @@ fn request(asked: &str) -> Request {
         causation: None,
         trace_parent: None,
         expected_version: None,
+        occurred_at: None,
     }
 }
 

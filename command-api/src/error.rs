@@ -75,6 +75,7 @@ impl Refusal for stock::Error {
             Self::Invalid(found) => Problem::invalid(found),
             Self::NotEnough { free, .. } => conflict("not_enough_stock", &self).with("available", free),
             Self::Overflow => conflict("too_much_stock", &self),
+            Self::NotEmpty => conflict("stock_not_empty", &self),
         }
     }
 }
@@ -106,6 +107,13 @@ impl Refusal for order::Error {
         match self {
             Self::Unknown => not_found("order_not_found", &self),
             Self::Cancelled(reason) => conflict("order_cancelled", &self).with("reason", reason.code()),
+            Self::Exists => conflict("order_exists", &self),
+            Self::Imported => conflict("order_imported", &self),
+            Self::NotImported => conflict("order_not_imported", &self),
+            Self::MoreThanPaid { kept } => {
+                conflict("more_than_paid", &self).with("kept", MoneyBody::from(kept))
+            }
+            Self::Invalid(found) => Problem::invalid(found),
         }
     }
 }

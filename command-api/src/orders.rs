@@ -101,6 +101,7 @@ impl CommandApi {
             None | Some(Status::Pending) => ("pending", None),
             Some(Status::Confirmed) => ("confirmed", None),
             Some(Status::Cancelled(reason)) => ("cancelled", Some(reason.code())),
+            Some(Status::Imported) => ("imported", None),
         };
         (answer.body.status, answer.body.reason) = (Some(status), reason);
         answer.waited = Some(limit);

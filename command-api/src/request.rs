@@ -82,6 +82,7 @@ impl Asked {
             correlation: CommandId(id),
             causation: None,
             trace_parent: self.trace_parent.clone(),
+            occurred_at: None,
             expected_version: match self.if_match {
                 IfMatch::Version(version) => Some(version),
                 IfMatch::Any | IfMatch::Absent => None,

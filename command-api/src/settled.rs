@@ -124,7 +124,13 @@ impl Settled {
             Ok(Event::Placed { .. }) => Status::Pending,
             Ok(Event::Confirmed {}) => Status::Confirmed,
             Ok(Event::Cancelled { reason }) => Status::Cancelled(reason),
-            Ok(Event::CancellationRequested {}) | Err(_) => return,
+            Ok(
+                Event::CancellationRequested {}
+                | Event::Imported { .. }
+                | Event::Returned(_)
+                | Event::Refunded(_),
+            )
+            | Err(_) => return,
         };
         let mut waiters = self.waiters();
         let Some(waiting) = waiters.get_mut(&order_id) else { return };

@@ -2,11 +2,13 @@
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::ids::{CommandId, StreamId};
+use crate::schema;
 
 /// Version of the envelope that this build writes.
 pub const ENVELOPE_VERSION: u32 = 1;
@@ -42,8 +44,9 @@ pub struct Commit {
     pub events: Vec<RecordedEvent>,
 }
 
-/// One event as it stands in the log.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// One event as it stands in the log. Its data is text until somebody wants it: most readers of a
+/// commit want only some of its events.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RecordedEvent {
     pub id: Uuid,
     /// `order.placed`
@@ -52,15 +55,28 @@ pub struct RecordedEvent {
     /// Version of the form of `data`.
     pub schema: u32,
     pub occurred_at: DateTime<Utc>,
-    pub data: Value,
+    pub data: Box<RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub personal: Option<Value>,
+    pub personal: Option<Box<RawValue>>,
+}
+
+impl PartialEq for RecordedEvent {
+    fn eq(&self, other: &Self) -> bool {
+        let personal = |event: &Self| event.personal.as_ref().map(|personal| personal.get().to_owned());
+        (self.id, &self.kind, self.schema, self.occurred_at)
+            == (other.id, &other.kind, other.schema, other.occurred_at)
+            && self.data.get() == other.data.get()
+            && personal(self) == personal(other)
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
     #[error("the commit is not readable")]
     Commit(#[source] serde_json::Error),
+    /// A newer build wrote it.
+    #[error("this build does not know the event `{kind}`")]
+    UnknownType { kind: String },
     #[error("the event `{kind}`, schema {schema}, is not readable")]
     Event {
         kind: String,
@@ -105,25 +121,48 @@ impl RecordedEvent {
         let mut data = tagged.remove("data").unwrap_or_else(|| Value::Object(Map::new()));
         let personal = data.as_object_mut().and_then(|data| data.remove(PERSONAL));
         let id = Uuid::new_v5(&command.0, &index.to_be_bytes());
-        Self { id, kind, schema: 1, occurred_at: at, data, personal }
+        let schema = schema::current(&kind).unwrap_or(1);
+        Self { id, kind, schema, occurred_at: at, data: raw(&data), personal: personal.as_ref().map(raw) }
     }
 
+    /// Whether it has a form that is newer than this build: what is readable of it is read, and what
+    /// came with the newer form is passed over.
+    #[must_use]
+    pub fn is_newer(&self) -> bool {
+        schema::current(&self.kind).is_some_and(|current| self.schema > current)
+    }
+
+    /// The event in its present form, whatever form it was written in.
+    ///
     /// # Errors
     /// This build does not know the type, or its data is not of the type's form.
     pub fn decode<E: DeserializeOwned>(&self) -> Result<E, DecodeError> {
-        let mut data = self.data.clone();
-        if let (Some(data), Some(personal)) = (data.as_object_mut(), &self.personal) {
-            data.insert(PERSONAL.to_owned(), personal.clone());
+        let decoded = match schema::current(&self.kind) {
+            Some(current) if self.schema < current => self.decode_older(),
+            _ => serde_json::from_str(&self.tagged(self.data.get())),
+        };
+        decoded.map_err(|source| DecodeError::Event { kind: self.kind.clone(), schema: self.schema, source })
+    }
+
+    fn decode_older<E: DeserializeOwned>(&self) -> Result<E, serde_json::Error> {
+        let mut data: Map<String, Value> = serde_json::from_str(self.data.get())?;
+        let personal: Option<Value> =
+            self.personal.as_ref().map(|personal| serde_json::from_str(personal.get())).transpose()?;
+        schema::upcast(&self.kind, self.schema, &mut data, personal.as_ref());
+        serde_json::from_str(&self.tagged(&serde_json::to_string(&data)?))
+    }
+
+    /// `{"type": …, "data": {…, "personal": …}}`: the type first, so that the data is read in one go.
+    fn tagged(&self, data: &str) -> String {
+        let open = data.trim_end().strip_suffix('}');
+        let kind = Value::String(self.kind.clone());
+        match (open, &self.personal) {
+            (Some(open), Some(personal)) => {
+                let comma = if open.trim_end().ends_with('{') { "" } else { "," };
+                format!(r#"{{"type":{kind},"data":{open}{comma}"{PERSONAL}":{personal}}}}}"#)
+            }
+            _ => format!(r#"{{"type":{kind},"data":{data}}}"#),
         }
-        let tagged = Map::from_iter([
-            ("type".to_owned(), Value::String(self.kind.clone())),
-            ("data".to_owned(), data),
-        ]);
-        serde_json::from_value(Value::Object(tagged)).map_err(|source| DecodeError::Event {
-            kind: self.kind.clone(),
-            schema: self.schema,
-            source,
-        })
     }
 
     /// `order` of `order.placed`.
@@ -131,6 +170,10 @@ impl RecordedEvent {
     pub fn category(&self) -> &str {
         self.kind.split('.').next().unwrap_or_default()
     }
+}
+
+fn raw(value: &Value) -> Box<RawValue> {
+    serde_json::value::to_raw_value(value).unwrap_or_else(|error| unreachable!("plain data: {error}"))
 }
 
 /// SHA-256, in JSON as 64 hexadecimal digits.

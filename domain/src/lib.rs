@@ -12,6 +12,7 @@ pub mod money;
 pub mod order;
 pub mod payment;
 pub mod product;
+pub mod schema;
 pub mod spec;
 pub mod stock;
 pub mod text;
@@ -42,6 +43,9 @@ impl Event {
     /// an error is an event of a known category that this build can't read.
     pub fn decode(recorded: &RecordedEvent) -> Result<Option<Self>, commit::DecodeError> {
         let event = match recorded.category() {
+            category if is_known(category) && schema::current(&recorded.kind).is_none() => {
+                return Err(commit::DecodeError::UnknownType { kind: recorded.kind.clone() });
+            }
             product::CATEGORY => Self::Product(recorded.decode()?),
             stock::CATEGORY => Self::Stock(recorded.decode()?),
             cart::CATEGORY => Self::Cart(recorded.decode()?),
@@ -51,6 +55,12 @@ impl Event {
         };
         Ok(Some(event))
     }
+}
+
+/// Whether it's a category of the rules.
+fn is_known(category: &str) -> bool {
+    [product::CATEGORY, stock::CATEGORY, cart::CATEGORY, order::CATEGORY, payment::CATEGORY]
+        .contains(&category)
 }
 
 /// Everything that can be asked of the shop, with the aggregate that is asked.

@@ -251,6 +251,12 @@ impl Money {
     }
 
     /// # Errors
+    /// The currencies differ, or the difference is beyond [`Self::AMOUNT_MAX`].
+    pub fn minus(self, other: Self) -> Result<Self, MoneyError> {
+        self.plus(Self { amount: -other.amount, ..other })
+    }
+
+    /// # Errors
     /// The product is beyond [`Self::AMOUNT_MAX`].
     pub fn times(self, quantity: u32) -> Result<Self, MoneyError> {
         let amount = self.amount.checked_mul(i64::from(quantity)).ok_or(MoneyError::TooLarge)?;

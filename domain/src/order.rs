@@ -6,25 +6,34 @@
 //! | Confirm             | Confirmed             |                                               |
 //! | RequestCancellation | CancellationRequested | unknown, or cancelled for another reason      |
 //! | Cancel              | Cancelled             |                                               |
+//! | Import              | Imported              | it exists, or a field is not valid            |
+//! | ImportReturn        | Returned              | not imported, or more than was paid           |
+//! | ImportRefund        | Refunded              | not imported, or more than was paid           |
 //!
 //! The checkout saga places, confirms and cancels; a command of its that comes too late (a
 //! confirmation after a request to cancel) has no events, because what overtook it is in the log.
+//!
+//! An imported order is a record of what happened in another shop: no saga follows it. Where only its
+//! return is known, because it was placed before the record begins, it has no lines.
 
 use serde::{Deserialize, Serialize};
 
 use crate::aggregate::Aggregate;
 use crate::ids::{CartId, Sku};
 use crate::money::Money;
-use crate::text::Checks;
+use crate::text::{Checks, Invalid};
 
 pub const CATEGORY: &str = "order";
 
 /// Invariant: placed → confirmed → cancelled or placed → cancelled, never back; once a
-/// cancellation is requested, it is not confirmed any more.
+/// cancellation is requested, it is not confirmed any more. Of an imported order with lines, no more
+/// is given back than was paid.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Order {
     status: Option<Status>,
     cancellation_requested: bool,
+    /// Of an imported order with lines: what has not been given back.
+    kept: Option<Money>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,7 +41,11 @@ pub enum Status {
     Pending,
     Confirmed,
     Cancelled(Reason),
+    Imported,
 }
+
+/// Most lines of an imported order: a commit is one message, and has to fit into one.
+pub const LINES_MAX: usize = 4_000;
 
 /// Why an order was cancelled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,19 +129,75 @@ pub enum Command {
     Confirm,
     RequestCancellation,
     Cancel { reason: Reason },
+    Import(Import),
+    ImportReturn(Reversal),
+    ImportRefund(Reversal),
+}
+
+/// An order of another shop, as its records have it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Import {
+    /// Its number there.
+    pub number: String,
+    /// Where the goods went, as the record has it.
+    pub country: String,
+    /// Who bought, as the record has it.
+    pub customer: Option<String>,
+    /// None, if only its return is known.
+    pub lines: Vec<Line>,
+    /// Sum of the lines.
+    pub total: Money,
+}
+
+/// What was given back: with the goods, or without.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reversal {
+    /// Number of the cancellation or credit note.
+    pub reference: String,
+    pub lines: Vec<Line>,
+    /// Sum of the lines, as a positive amount.
+    pub refund: Money,
+}
+
+/// The buyer as an imported record has them: personal data.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Customer {
+    pub customer: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", content = "data")]
 pub enum Event {
     #[serde(rename = "order.placed")]
-    Placed { cart_id: CartId, lines: Vec<Line>, total: Money, personal: Buyer },
+    Placed {
+        cart_id: CartId,
+        lines: Vec<Line>,
+        total: Money,
+        /// Where it goes, ISO 3166-1 alpha-2; empty, if that was erased before it stood here.
+        country: String,
+        personal: Buyer,
+    },
     #[serde(rename = "order.confirmed")]
     Confirmed {},
     #[serde(rename = "order.cancellation_requested")]
     CancellationRequested {},
     #[serde(rename = "order.cancelled")]
     Cancelled { reason: Reason },
+    #[serde(rename = "order.imported")]
+    Imported {
+        number: String,
+        country: String,
+        lines: Vec<Line>,
+        total: Money,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        personal: Option<Customer>,
+    },
+    /// Goods came back, and what they cost was given back.
+    #[serde(rename = "order.returned")]
+    Returned(Reversal),
+    /// Money was given back, and no goods came: a discount, postage.
+    #[serde(rename = "order.refunded")]
+    Refunded(Reversal),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -137,6 +206,16 @@ pub enum Error {
     Unknown,
     #[error("the order is cancelled already: {}", .0.code())]
     Cancelled(Reason),
+    #[error("an order with this id exists already")]
+    Exists,
+    #[error("the order was imported: what happens to it happens elsewhere")]
+    Imported,
+    #[error("the order was not imported")]
+    NotImported,
+    #[error("only {kept} of the order have not been given back")]
+    MoreThanPaid { kept: Money },
+    #[error("the record of the order is not valid")]
+    Invalid(Vec<Invalid>),
 }
 
 impl Aggregate for Order {
@@ -152,11 +231,14 @@ impl Aggregate for Order {
             Command::Confirm => Ok(self.confirm()),
             Command::RequestCancellation => self.request_cancellation(),
             Command::Cancel { reason } => Ok(self.cancel(reason)),
+            Command::Import(record) => self.import(record),
+            Command::ImportReturn(reversal) => self.reverse(reversal).map(|all| vec![Event::Returned(all)]),
+            Command::ImportRefund(reversal) => self.reverse(reversal).map(|all| vec![Event::Refunded(all)]),
         }
     }
 
     fn begins(command: &Command) -> bool {
-        matches!(command, Command::Place { .. })
+        matches!(command, Command::Place { .. } | Command::Import(_))
     }
 
     fn evolve(&mut self, event: &Event) {
@@ -165,6 +247,13 @@ impl Aggregate for Order {
             Event::Confirmed {} => self.status = Some(Status::Confirmed),
             Event::CancellationRequested {} => self.cancellation_requested = true,
             Event::Cancelled { reason } => self.status = Some(Status::Cancelled(*reason)),
+            Event::Imported { lines, total, .. } => {
+                self.status = Some(Status::Imported);
+                self.kept = Some(*total).filter(|_| !lines.is_empty());
+            }
+            Event::Returned(reversal) | Event::Refunded(reversal) => {
+                self.kept = self.kept.and_then(|kept| kept.minus(reversal.refund).ok());
+            }
         }
     }
 }
@@ -180,7 +269,8 @@ impl Order {
         if self.status.is_some() {
             return Vec::new();
         }
-        vec![Event::Placed { cart_id, lines, total, personal: buyer }]
+        let country = buyer.shipping_address.country.clone();
+        vec![Event::Placed { cart_id, lines, total, country, personal: buyer }]
     }
 
     fn confirm(&self) -> Vec<Event> {
@@ -195,6 +285,7 @@ impl Order {
             None => Err(Error::Unknown),
             Some(Status::Cancelled(Reason::CancelledByBuyer)) => Ok(Vec::new()),
             Some(Status::Cancelled(reason)) => Err(Error::Cancelled(reason)),
+            Some(Status::Imported) => Err(Error::Imported),
             Some(Status::Pending | Status::Confirmed) if self.cancellation_requested => Ok(Vec::new()),
             Some(Status::Pending | Status::Confirmed) => Ok(vec![Event::CancellationRequested {}]),
         }
@@ -203,9 +294,60 @@ impl Order {
     fn cancel(&self, reason: Reason) -> Vec<Event> {
         match self.status {
             Some(Status::Pending | Status::Confirmed) => vec![Event::Cancelled { reason }],
-            None | Some(Status::Cancelled(_)) => Vec::new(),
+            None | Some(Status::Cancelled(_) | Status::Imported) => Vec::new(),
         }
     }
+
+    fn import(&self, record: Import) -> Result<Vec<Event>, Error> {
+        if self.status.is_some() {
+            return Err(Error::Exists);
+        }
+        let mut checks = Checks::default();
+        checks.line("/number", &record.number, 64);
+        checks.line("/country", &record.country, 100);
+        if let Some(customer) = &record.customer {
+            checks.line("/customer", customer, 64);
+        }
+        checks.require(record.lines.len() <= LINES_MAX, "/lines", "are too many for one message");
+        check_lines(&record.lines, record.total, "/total", &mut checks);
+        checks.finish().map_err(Error::Invalid)?;
+        let Import { number, country, customer, lines, total } = record;
+        let personal = customer.map(|customer| Customer { customer });
+        Ok(vec![Event::Imported { number, country, lines, total, personal }])
+    }
+
+    fn reverse(&self, reversal: Reversal) -> Result<Reversal, Error> {
+        match self.status {
+            None => return Err(Error::Unknown),
+            Some(Status::Pending | Status::Confirmed | Status::Cancelled(_)) => {
+                return Err(Error::NotImported);
+            }
+            Some(Status::Imported) => {}
+        }
+        let mut checks = Checks::default();
+        checks.line("/reference", &reversal.reference, 64);
+        check_lines(&reversal.lines, reversal.refund, "/refund", &mut checks);
+        checks.finish().map_err(Error::Invalid)?;
+        match self.kept {
+            Some(kept) if !kept.minus(reversal.refund).is_ok_and(|rest| rest.amount >= 0) => {
+                Err(Error::MoreThanPaid { kept })
+            }
+            _ => Ok(reversal),
+        }
+    }
+}
+
+/// The sum of the lines has to be what is said to be it. A line's total is not always its quantity
+/// times its unit price: an imported price may be a fraction of a minor unit.
+fn check_lines(lines: &[Line], sum: Money, pointer: &str, checks: &mut Checks) {
+    for (index, line) in lines.iter().enumerate() {
+        checks.line(&format!("/lines/{index}/title"), &line.title, 500);
+        checks.require(line.quantity > 0, &format!("/lines/{index}/quantity"), "must be at least 1");
+        let is_plausible = line.total.amount >= 0 && line.unit_price.amount >= 0;
+        checks.require(is_plausible, &format!("/lines/{index}/total"), "must not be negative");
+    }
+    let total = lines.iter().try_fold(Money::new(0, sum.currency), |total, line| total.plus(line.total));
+    checks.require(total == Ok(sum), pointer, "must be the sum of the lines");
 }
 
 #[cfg(test)]
@@ -252,8 +394,72 @@ pub(crate) mod spec {
             cart_id: CartId(Uuid::from_u128(3)),
             lines: vec![line("MUG", 2, 500)],
             total: money(1000, "GBP"),
+            country: "GB".into(),
             personal: alice(),
         }
+    }
+
+    fn record(lines: Vec<Line>, total: i64) -> Import {
+        let customer = Some("17850".to_owned());
+        Import {
+            number: "536365".into(),
+            country: "EIRE".into(),
+            customer,
+            lines,
+            total: money(total, "GBP"),
+        }
+    }
+
+    fn imported() -> Event {
+        let Import { number, country, customer, lines, total } = record(vec![line("MUG", 2, 500)], 1000);
+        let personal = customer.map(|customer| Customer { customer });
+        Event::Imported { number, country, lines, total, personal }
+    }
+
+    fn reversal(quantity: u32) -> Reversal {
+        let line = line("MUG", quantity, 500);
+        Reversal { reference: "C536379".into(), refund: line.total, lines: vec![line] }
+    }
+
+    #[test]
+    fn an_imported_order_is_a_record() {
+        given::<Order>([])
+            .when(Command::Import(record(vec![line("MUG", 2, 500)], 1000)))
+            .then([imported()])
+            .when(Command::Confirm)
+            .then_nothing()
+            .when(Command::Cancel { reason: Reason::OutOfStock })
+            .then_nothing()
+            .when(Command::RequestCancellation)
+            .then_refused(Error::Imported);
+    }
+
+    #[test]
+    fn no_more_is_given_back_than_was_paid() {
+        given::<Order>([imported()])
+            .when(Command::ImportReturn(reversal(1)))
+            .then([Event::Returned(reversal(1))])
+            .when(Command::ImportRefund(reversal(1)))
+            .then([Event::Refunded(reversal(1))])
+            .when(Command::ImportReturn(reversal(1)))
+            .then_refused(Error::MoreThanPaid { kept: money(0, "GBP") });
+    }
+
+    #[test]
+    fn of_an_order_from_before_the_record_only_its_return_is_known() {
+        let Event::Imported { number, country, personal, .. } = imported() else { unreachable!() };
+        let bare = Event::Imported { number, country, personal, lines: vec![], total: money(0, "GBP") };
+        given::<Order>([bare]).when(Command::ImportReturn(reversal(3))).then([Event::Returned(reversal(3))]);
+        given::<Order>([]).when(Command::ImportReturn(reversal(3))).then_refused(Error::Unknown);
+        given::<Order>([placed()]).when(Command::ImportReturn(reversal(3))).then_refused(Error::NotImported);
+    }
+
+    #[test]
+    fn a_record_that_does_not_add_up_is_refused() {
+        let wrong = record(vec![line("MUG", 2, 500)], 999);
+        let invalid = vec![Invalid::new("/total", "must be the sum of the lines")];
+        given::<Order>([]).when(Command::Import(wrong)).then_refused(Error::Invalid(invalid));
+        given::<Order>([imported()]).when(Command::Import(record(vec![], 0))).then_refused(Error::Exists);
     }
 
     #[test]

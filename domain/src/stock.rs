@@ -8,6 +8,11 @@
 //! | Release | Released                       |                                              |
 //! | Sell    | Sold                           |                                              |
 //! | Return  | Returned                       |                                              |
+//! | Open    | Opened                         | it has a history already, or would overflow  |
+//! | Dispatch | Dispatched                    | quantity is 0                                |
+//!
+//! Open and Dispatch record what happened in another shop: how much there must have been at the
+//! beginning, and what left the shelf without having been held here.
 
 use std::collections::BTreeMap;
 
@@ -42,6 +47,8 @@ pub enum Command {
     Release { order_id: OrderId },
     Sell { order_id: OrderId },
     Return { order_id: OrderId, quantity: u32 },
+    Open { quantity: u32, derived: bool },
+    Dispatch { order_id: OrderId, quantity: u32 },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,6 +68,14 @@ pub enum Event {
     Sold { order_id: OrderId, quantity: u32 },
     #[serde(rename = "stock.returned")]
     Returned { order_id: OrderId, quantity: u32 },
+    #[serde(rename = "stock.opened")]
+    Opened {
+        quantity: u32,
+        /// Nobody counted it: it follows from what happened later.
+        derived: bool,
+    },
+    #[serde(rename = "stock.dispatched")]
+    Dispatched { order_id: OrderId, quantity: u32 },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -71,6 +86,8 @@ pub enum Error {
     NotEnough { free: u64, delta: i64 },
     #[error("a shelf holds at most {ON_HAND_MAX} units")]
     Overflow,
+    #[error("the shelf has a history already")]
+    NotEmpty,
 }
 
 impl Aggregate for Stock {
@@ -88,13 +105,21 @@ impl Aggregate for Stock {
             Command::Release { order_id } => Ok(self.release(order_id)),
             Command::Sell { order_id } => Ok(self.sell(order_id)),
             Command::Return { order_id, quantity } => Ok(vec![Event::Returned { order_id, quantity }]),
+            Command::Open { quantity, derived } => self.open(quantity, derived),
+            Command::Dispatch { order_id, quantity } => dispatch(order_id, quantity),
         }
     }
 
     fn evolve(&mut self, event: &Event) {
         match event {
-            Event::Received { quantity } | Event::Returned { quantity, .. } => {
+            Event::Received { quantity }
+            | Event::Returned { quantity, .. }
+            | Event::Opened { quantity, .. } => {
                 self.on_hand = self.on_hand.saturating_add(u64::from(*quantity));
+            }
+            // What is held stays there for whom it is held.
+            Event::Dispatched { quantity, .. } => {
+                self.on_hand = self.on_hand.saturating_sub(u64::from(*quantity)).max(self.held);
             }
             Event::Adjusted { delta, .. } => self.on_hand = self.on_hand.saturating_add_signed(*delta),
             Event::Reserved { order_id, quantity } => {
@@ -173,10 +198,27 @@ impl Stock {
         held.map(|quantity| Event::Sold { order_id, quantity: *quantity }).into_iter().collect()
     }
 
+    fn open(&self, quantity: u32, derived: bool) -> Result<Vec<Event>, Error> {
+        let mut checks = Checks::default();
+        checks.require(quantity <= MOVEMENT_MAX, "/quantity", "must be at most 1000000");
+        checks.finish().map_err(Error::Invalid)?;
+        if self.on_hand > 0 || self.held > 0 {
+            return Err(Error::NotEmpty);
+        }
+        Ok(vec![Event::Opened { quantity, derived }])
+    }
+
     fn let_go(&mut self, order_id: OrderId, quantity: u32) {
         self.held_for.remove(&order_id);
         self.held = self.held.saturating_sub(u64::from(quantity));
     }
+}
+
+fn dispatch(order_id: OrderId, quantity: u32) -> Result<Vec<Event>, Error> {
+    let mut checks = Checks::default();
+    checks.require(quantity > 0, "/quantity", "must be at least 1");
+    checks.finish().map_err(Error::Invalid)?;
+    Ok(vec![Event::Dispatched { order_id, quantity }])
 }
 
 #[cfg(test)]
@@ -230,6 +272,20 @@ mod spec {
     }
 
     #[test]
+    fn what_was_dispatched_elsewhere_takes_nothing_from_who_it_is_held_for() {
+        let opened = given::<Stock>([])
+            .when(Command::Open { quantity: 3, derived: true })
+            .then([Event::Opened { quantity: 3, derived: true }]);
+        let held = opened
+            .when(Command::Reserve { order_id: BOB, quantity: 2 })
+            .then([Event::Reserved { order_id: BOB, quantity: 2 }])
+            .when(Command::Dispatch { order_id: ALICE, quantity: 2 })
+            .then([Event::Dispatched { order_id: ALICE, quantity: 2 }]);
+        assert_eq!((held.state().on_hand(), held.state().held()), (2, 2));
+        held.when(Command::Open { quantity: 3, derived: true }).then_refused(Error::NotEmpty);
+    }
+
+    #[test]
     fn a_receipt_of_nothing_is_refused() {
         let empty = |command| given::<Stock>([]).when(command);
         let invalid = |pointer: &str, detail: &str| Error::Invalid(vec![Invalid::new(pointer, detail)]);
@@ -272,6 +328,8 @@ mod spec {
                         Event::Received { quantity } | Event::Returned { quantity, .. } => came += i64::from(*quantity),
                         Event::Adjusted { delta, .. } => came += delta,
                         Event::Sold { quantity, .. } => went += i64::from(*quantity),
+                        Event::Opened { quantity, .. } => came += i64::from(*quantity),
+                        Event::Dispatched { quantity, .. } => went += i64::from(*quantity),
                         Event::Reserved { .. } | Event::ReservationRefused { .. } | Event::Released { .. } => {}
                     }
                 }

@@ -101,6 +101,8 @@ pub struct Request {
     pub trace_parent: Option<String>,
     /// The version that the caller has seen; at another one the command is not decided.
     pub expected_version: Option<u64>,
+    /// When it happened, if that is not now: in a record that is brought in, say.
+    pub occurred_at: Option<DateTime<Utc>>,
 }
 
 /// What a command led to, now or when it was first given.
@@ -371,7 +373,8 @@ impl<A: Aggregate> Executor<A> {
     ) -> Commit {
         let now: DateTime<Utc> = self.clock.now();
         let id = request.command_id;
-        let encode = |(index, event)| RecordedEvent::encode(event, id, index, now);
+        let occurred_at = request.occurred_at.unwrap_or(now);
+        let encode = |(index, event)| RecordedEvent::encode(event, id, index, occurred_at);
         Commit {
             envelope: ENVELOPE_VERSION,
             id,

@@ -153,8 +153,11 @@ impl Row {
 pub(crate) fn after(event: &stock::Event, on_hand: i64, held: i64) -> (i64, i64) {
     let units = |quantity: &u32| i64::from(*quantity);
     match event {
-        stock::Event::Received { quantity } | stock::Event::Returned { quantity, .. } => {
-            (on_hand.saturating_add(units(quantity)), held)
+        stock::Event::Received { quantity }
+        | stock::Event::Returned { quantity, .. }
+        | stock::Event::Opened { quantity, .. } => (on_hand.saturating_add(units(quantity)), held),
+        stock::Event::Dispatched { quantity, .. } => {
+            (on_hand.saturating_sub(units(quantity)).max(held), held)
         }
         stock::Event::Adjusted { delta, .. } => (on_hand.saturating_add(*delta), held),
         stock::Event::Reserved { quantity, .. } => (on_hand, held.saturating_add(units(quantity))),

@@ -154,6 +154,7 @@ fn order_of(happened: &Happened) -> Option<OrderId> {
             | stock::Event::ReservationRefused { order_id, .. }
             | stock::Event::Released { order_id, .. }
             | stock::Event::Sold { order_id, .. }
+            | stock::Event::Dispatched { order_id, .. }
             | stock::Event::Returned { order_id, .. },
         ) => Some(*order_id),
         Event::Order(_) | Event::Payment(_) => happened.stream.id().parse().ok(),
@@ -232,6 +233,11 @@ impl Row {
                 self.status = "cancelled".to_owned();
                 self.reason = Some(reason.code().to_owned());
             }
+            order::Event::Imported { total, .. } => {
+                self.status = "imported".to_owned();
+                self.total = Some(*total);
+            }
+            order::Event::Returned(_) | order::Event::Refunded(_) => {}
         }
     }
 

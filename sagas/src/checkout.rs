@@ -124,6 +124,10 @@ pub fn follows(stream_id: &str, event: &Happened) -> Option<OrderId> {
             | stock::Event::Released { order_id, .. }
             | stock::Event::Returned { order_id, .. },
         ) => Some(*order_id),
+        // What happened in another shop is over.
+        Happened::Order(
+            order::Event::Imported { .. } | order::Event::Returned(_) | order::Event::Refunded(_),
+        ) => None,
         Happened::Order(_) | Happened::Payment(_) => stream_id.parse().ok(),
         Happened::Product(_) | Happened::Cart(_) | Happened::Stock(_) => None,
     }

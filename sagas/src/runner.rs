@@ -321,6 +321,7 @@ impl Work {
             causation: Some(self.cause),
             trace_parent: None,
             expected_version: None,
+            occurred_at: None,
         }
     }
 }

@@ -55,7 +55,7 @@ impl Printer {
             object["traceparent"] = json!(trace_parent);
         }
         if let (Some(personal), true) = (&event.personal, self.personal) {
-            object["data"]["personal"] = personal.clone();
+            object["data"]["personal"] = json!(personal);
         }
         object
     }
@@ -74,7 +74,7 @@ impl Printer {
             "{position:>9}  {time}  {kind}{:<29}{reset}  {:<45}  {}{personal}",
             event.kind,
             format!("{} v{}", commit.stream, commit.version + index as u64),
-            summary(&event.data),
+            summary(&json!(event.data)),
         )
     }
 

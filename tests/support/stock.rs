@@ -48,6 +48,7 @@ pub fn request(number: u128) -> Request {
         causation: None,
         trace_parent: None,
         expected_version: None,
+        occurred_at: None,
     }
 }
 
