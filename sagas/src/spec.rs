@@ -170,7 +170,8 @@ fn checked_out() -> cart::Event {
 }
 
 fn placed() -> order::Event {
-    order::Event::Placed { cart_id: CART, lines: lines(), total: gbp(2300), personal: buyer() }
+    let country = "GB".into();
+    order::Event::Placed { cart_id: CART, lines: lines(), total: gbp(2300), country, personal: buyer() }
 }
 
 fn reserved(quantity: u32) -> stock::Event {
