@@ -226,6 +226,43 @@ pub enum ProjectionsWhat {
     CutOver { name: String },
     /// End a build or a verification that is under way.
     Cancel { name: String },
+    /// Look after events that could not be applied, and what waits behind them.
+    #[command(subcommand)]
+    DeadLetters(DeadLettersWhat),
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub enum DeadLettersWhat {
+    /// What is set aside: a line for each order, SKU or cart.
+    List {
+        /// Only of this projection.
+        name: Option<String>,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// One of them: its events, what went wrong, and what was done about it.
+    Show {
+        name: String,
+        key: String,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Try again, in order: after the code or the rows were mended.
+    Retry {
+        name: String,
+        /// Only this one.
+        key: Option<String>,
+    },
+    /// Do without the first event that can't be applied, for good; what waits behind it is tried again.
+    Skip {
+        name: String,
+        key: String,
+        /// Why; it is recorded.
+        #[arg(long)]
+        reason: String,
+    },
 }
 
 fn keep(text: &str) -> Result<Duration, String> {

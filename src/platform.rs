@@ -8,6 +8,7 @@ use anyhow::Context;
 use command_api::CommandApi;
 use infra::clock::Clock;
 use infra::execute::{Executor, Executors};
+use infra::feed::Feed;
 use infra::log::{EventLog, JetStreamLog, LogSettings};
 use infra::nats::Connection;
 use infra::payment::Sandbox;
@@ -53,6 +54,7 @@ pub struct Platform {
 /// What all roles share.
 struct Shared {
     log: Arc<dyn EventLog>,
+    feed: Arc<Feed>,
     timers: JetStreamTimers,
     pool: PgPool,
     clock: Clock,
@@ -177,10 +179,12 @@ impl Shared {
         let writer = Writer::new(log.clone(), options.writer_settings());
         let settings = options.execute_settings();
         let executors = Arc::new(Executors::new(&writer, &snapshots, &clock, &settings));
+        let feed = Feed::new(log.clone());
         let read_models = Arc::new(ReadModels::new(pool.clone(), projections::codes()));
-        let builds = projections::Builds::new(all, log.clone(), pool.clone());
+        let builds = projections::Builds::new(all, feed.clone(), pool.clone());
         Ok(Self {
             log,
+            feed,
             timers,
             pool,
             clock,
@@ -204,9 +208,9 @@ impl Shared {
     ) -> anyhow::Result<utoipa_axum::router::OpenApiRouter> {
         Ok(match role {
             Role::CommandApi => {
-                let (log, executors) = (self.log.clone(), self.executors.clone());
+                let (feed, executors) = (self.feed.clone(), self.executors.clone());
                 let methods = vec!["sandbox".to_owned()];
-                let api = Arc::new(CommandApi::new(log, executors, self.read_models.clone(), methods));
+                let api = Arc::new(CommandApi::new(feed, executors, self.read_models.clone(), methods));
                 let worker = api.clone();
                 workers.spawn(async move { worker.run().await });
                 let commands = command_api::router(api);
@@ -244,7 +248,7 @@ impl Shared {
         let checkouts =
             Executor::new(&self.writer, &self.snapshots, &self.clock, &options.execute_settings());
         let sagas = Arc::new(Sagas {
-            log: self.log.clone(),
+            feed: self.feed.clone(),
             clock: self.clock.clone(),
             executors: self.executors.clone(),
             checkouts,

@@ -154,7 +154,7 @@ async fn several_processes_on_one_aggregate_lose_nothing() {
         commits.iter().map(|stored| stored.commit.version).collect::<Vec<_>>(),
         (1..=100).collect::<Vec<_>>()
     );
-    let chained = commits.windows(2).all(|pair| pair[1].commit.previous == Some(pair[0].hash));
+    let chained = commits.windows(2).all(|pair| pair[1].commit.previous == Some(pair[0].hash()));
     assert!(chained, "each commit has the hash of the one before");
 }
 

@@ -39,7 +39,7 @@ async fn appends_at_the_expected_position_only(log: &dyn EventLog) {
     let appended = log.append(&message(&second), first).await.expect("appended");
     assert!(appended > first);
     let stored = log.read(appended).await.expect("readable").expect("there");
-    assert_eq!((stored.hash, stored.commit), (message(&second).hash, second));
+    assert_eq!((stored.hash(), stored.commit), (message(&second).hash, second));
 }
 
 async fn loads_one_stream_in_order(log: &dyn EventLog) {
@@ -120,7 +120,7 @@ async fn appends_all_of_a_batch_or_nothing(log: &dyn EventLog) {
     assert_eq!((first, log.end().await.expect("an end")), (end + 1, end + 4), "one after the other");
     for (append, position) in batch.iter().zip(first..) {
         let stored = log.read(position).await.expect("readable").expect("there");
-        assert_eq!((stored.hash, &stored.commit.stream), (append.message.hash, &append.message.stream));
+        assert_eq!((stored.hash(), &stored.commit.stream), (append.message.hash, &append.message.stream));
     }
     // One of them comes too late: nothing is appended.
     let (c, last_of_b) = (stream("batch-c"), first + 1);

@@ -1,5 +1,6 @@
 //! Tests of the whole system, in one binary, with real servers.
 
+mod dead_letters;
 mod embedded;
 mod execute;
 mod faults;

@@ -1,28 +1,26 @@
 //! Projections: the same rows however the log is cut into batches, and none twice.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use domain::commit::Hash;
 use domain::product::{self, Details};
 use domain::{CartId, CommandId, Event, Money, OrderId, RecordedEvent, Sku, cart, stock};
-use futures_util::future::BoxFuture;
-use futures_util::{FutureExt, StreamExt};
+use futures_util::StreamExt;
 use infra::clock::Clock;
 use infra::execute::{Executors, Request, Settings};
+use infra::feed::{Entry, Feed};
 use infra::log::{EventLog, MemoryLog};
-use infra::read_models::{self, ReadModel, ReadModels};
+use infra::read_models::{self, ReadModels};
 use infra::snapshots::{MemorySnapshots, Snapshots};
 use infra::writer::{self, Writer};
-use projections::projection::{Happened, Projection};
-use projections::{Builds, Worker, set_up};
+use projections::projection::Happened;
+use projections::{Builds, set_up};
 use proptest::strategy::{Strategy, ValueTree};
-use sqlx::{AssertSqlSafe, PgConnection, PgPool};
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use sqlx::PgPool;
 use uuid::Uuid;
 
+use crate::support::projecting::{Running, Units, live, project, reaches, rows};
 use crate::support::{eventually, servers};
 
 fn request() -> Request {
@@ -106,61 +104,6 @@ async fn story() -> Arc<dyn EventLog> {
     log
 }
 
-/// All rows of a projection's tables, as text, in order.
-async fn rows(projection: &dyn Projection, pool: &PgPool) -> Vec<String> {
-    let mut rows = Vec::new();
-    for (table, _) in projection.tables() {
-        let query = format!("select t::text from {}.{table} t order by 1", projection.name());
-        let found: Vec<String> =
-            sqlx::query_scalar(AssertSqlSafe(query)).fetch_all(pool).await.expect("rows");
-        rows.extend(found.into_iter().map(|row| format!("{table} {row}")));
-    }
-    rows
-}
-
-/// A process's share of one projection, without the process.
-struct Running {
-    worker: Arc<Worker>,
-    stop: watch::Sender<bool>,
-    task: JoinHandle<()>,
-}
-
-impl Running {
-    fn start(projection: &Arc<dyn Projection>, log: &Arc<dyn EventLog>, pool: &PgPool) -> Self {
-        let builds = Builds::new(vec![projection.clone()], log.clone(), pool.clone());
-        let worker = Arc::new(Worker::new(builds));
-        let (stop, stopped) = watch::channel(false);
-        let task = tokio::spawn({
-            let worker = worker.clone();
-            async move { worker.run(stopped).await }
-        });
-        Self { worker, stop, task }
-    }
-
-    async fn stop(self) {
-        self.stop.send_replace(true);
-        self.task.await.expect("it ends cleanly");
-    }
-}
-
-/// The projection's live read model.
-async fn live(name: &str, pool: &PgPool) -> ReadModel {
-    let all = read_models::all(pool).await.expect("read models");
-    all.into_iter().find(|model| model.projection == name && model.state == "live").expect("a live one")
-}
-
-async fn reaches(name: &str, pool: &PgPool, to: u64) {
-    eventually("the projection is there", async || (live(name, pool).await.position.0 >= to).then_some(()))
-        .await;
-}
-
-/// Runs the projection until it has come to the position.
-async fn project(projection: &Arc<dyn Projection>, log: &Arc<dyn EventLog>, pool: &PgPool, to: u64) {
-    let running = Running::start(projection, log, pool);
-    reaches(projection.name(), pool, to).await;
-    running.stop().await;
-}
-
 /// The first commits of a log, as another log.
 async fn prefix(log: &Arc<dyn EventLog>, length: u64) -> Arc<dyn EventLog> {
     let short = MemoryLog::default();
@@ -219,30 +162,6 @@ async fn two_workers_write_no_row_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_that_is_not_readable_stops_its_readers_and_is_not_skipped() {
-    let log = story().await;
-    let pool = servers::database().await;
-    let end = log.end().await.expect("an end");
-    let catalog = &projections::all()[0];
-    project(catalog, &log, &pool, end).await;
-    let stored = log.read(1).await.expect("readable").expect("there");
-    let mut poison = stored.commit.clone();
-    poison.stream = "stock/POISON".parse().expect("a stream");
-    poison.version = 1;
-    poison.events[0].kind = "stock.teleported".into();
-    log.append(&(&poison).into(), 0).await.expect("appended");
-    let running = Running::start(catalog, &log, &pool);
-    let stopped = eventually("its lanes stop", async || {
-        let statuses = running.worker.statuses()?;
-        statuses.into_iter().find_map(|(.., status)| Some((status.position, status.stopped?)))
-    });
-    let (position, reason) = stopped.await;
-    assert_eq!(position, end);
-    assert!(reason.contains(&format!("position {}", end + 1)), "{reason}");
-    running.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn text_that_postgres_refuses_does_not_stop_a_projection() {
     let log: Arc<dyn EventLog> = Arc::new(MemoryLog::default());
     let pool = servers::database().await;
@@ -276,75 +195,16 @@ async fn a_projection_sees_versions_as_the_streams_have_them() {
     let log = story().await;
     let mut versions = std::collections::HashMap::new();
     let end = log.end().await.expect("an end");
-    let mut commits = log.follow(0);
-    for _ in 0..end {
-        for happened in
-            Happened::all_of(&commits.next().await.expect("a commit").expect("readable")).expect("decoded")
-        {
-            let version = versions.entry(happened.stream.clone()).or_insert(0);
-            *version += 1;
-            assert_eq!(happened.version, *version);
-        }
+    let mut follower = Feed::new(log).follow(0);
+    let mut read: Vec<Arc<Entry>> = Vec::new();
+    while read.last().is_none_or(|last| last.sequence < end) {
+        read.extend(follower.batch(100).await);
     }
-}
-
-/// A projection as small as they come, in two versions of its code: the second counts double.
-struct Units(i32);
-
-impl Projection for Units {
-    fn name(&self) -> &'static str {
-        "units"
-    }
-
-    fn version(&self) -> i32 {
-        self.0
-    }
-
-    fn categories(&self) -> &'static [&'static str] {
-        &[stock::CATEGORY]
-    }
-
-    fn tables(&self) -> &'static [(&'static str, &'static str)] {
-        &[("units", "sku")]
-    }
-
-    fn definition(&self) -> &'static str {
-        "create table units (sku text primary key, units bigint not null)"
-    }
-
-    fn indexes(&self) -> &'static [&'static str] {
-        &["create index on units (units)"]
-    }
-
-    fn lanes(&self) -> u64 {
-        4
-    }
-
-    fn key<'a>(&self, happened: &'a Happened) -> Option<Cow<'a, str>> {
-        Some(happened.stream.id().into())
-    }
-
-    fn apply<'a>(
-        &'a self,
-        batch: &'a [Happened],
-        transaction: &'a mut PgConnection,
-    ) -> BoxFuture<'a, Result<(), sqlx::Error>> {
-        async move {
-            for happened in batch {
-                if let Event::Stock(stock::Event::Received { quantity }) = &happened.event {
-                    let add = "insert into units values ($1, $2)
-                               on conflict (sku) do update set units = units.units + excluded.units";
-                    let units = i64::from(*quantity) * i64::from(self.0);
-                    sqlx::query(add)
-                        .bind(happened.stream.id())
-                        .bind(units)
-                        .execute(&mut *transaction)
-                        .await?;
-                }
-            }
-            Ok(())
-        }
-        .boxed()
+    for happened in read.iter().flat_map(|entry| Happened::all_of(entry)) {
+        let happened = happened.expect("decoded");
+        let version = versions.entry(happened.stream.clone()).or_insert(0);
+        *version += 1;
+        assert_eq!(happened.version, *version);
     }
 }
 
@@ -352,7 +212,7 @@ impl Projection for Units {
 async fn newer_code_builds_its_read_model_by_itself_and_can_be_rolled_back() {
     let pool = PgPool::connect(&servers::database_url().await).await.expect("Postgres answers");
     let log = story().await;
-    let (old, new): (Arc<dyn Projection>, Arc<dyn Projection>) = (Arc::new(Units(1)), Arc::new(Units(2)));
+    let (old, new) = (Units::times(1), Units::times(2));
     let units = async |code: i32| {
         let models = ReadModels::new(pool.clone(), [("units", code)].into());
         let model = tokio::select! {
@@ -386,7 +246,7 @@ async fn newer_code_builds_its_read_model_by_itself_and_can_be_rolled_back() {
     .await;
     assert_eq!((units(1).await, units(2).await), ((1, counted + 100), (2, 2 * (counted + 100))));
 
-    let builds = Builds::new(both.to_vec(), log.clone(), pool.clone());
+    let builds = Builds::new(both.to_vec(), Feed::new(log.clone()), pool.clone());
     assert_eq!(builds.roll_back("units").await.expect("rolled back"), 1);
     assert_eq!(live("units", &pool).await.position.0, end);
     assert_eq!(units(2).await, (1, counted + 100), "who rolls back means everybody");

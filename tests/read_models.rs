@@ -24,6 +24,9 @@ use crate::support::stock::{commit, message};
 /// How soon a worker's lanes are to be somebody else's, whatever happened to it.
 const TAKEOVER_LIMIT: Duration = Duration::from_secs(10);
 
+/// How soon who comes new is to have its share; it may have to start first, on a busy machine.
+const SHARE_LIMIT: Duration = Duration::from_secs(30);
+
 /// Servers and an instance that takes commands and answers queries.
 struct Place {
     nats: Nats,
@@ -66,10 +69,10 @@ async fn lanes_by_holder(admin: &str) -> BTreeMap<String, usize> {
     lanes
 }
 
-async fn shared_by(admin: &str, workers: &[&Roles]) {
+async fn shared_by(admin: &str, workers: &[&Roles], limit: Duration) {
     let wanted: BTreeSet<String> =
         workers.iter().map(|roles| roles.pid().as_raw_nonzero().to_string()).collect();
-    let deadline = Instant::now() + TAKEOVER_LIMIT;
+    let deadline = Instant::now() + limit;
     loop {
         let lanes = lanes_by_holder(admin).await;
         let holders = lanes.keys().map(|name| name.rsplit(':').next().unwrap_or_default().to_owned());
@@ -96,17 +99,17 @@ async fn workers_share_the_lanes_and_replace_each_other() {
     let place = Place::new(&["command-api", "query-api"]).await;
     let (first, second) = (place.worker().await, place.worker().await);
     let load = Load::start(&[&place.api.url], 8).await;
-    shared_by(&first.admin, &[&first, &second]).await;
+    shared_by(&first.admin, &[&first, &second], SHARE_LIMIT).await;
     let third = place.worker().await;
-    shared_by(&first.admin, &[&first, &second, &third]).await;
+    shared_by(&first.admin, &[&first, &second, &third], SHARE_LIMIT).await;
 
     kill_process(second.pid(), Signal::KILL).expect("it runs");
-    shared_by(&first.admin, &[&first, &third]).await;
+    shared_by(&first.admin, &[&first, &third], TAKEOVER_LIMIT).await;
     kill_process(third.pid(), Signal::STOP).expect("it runs");
-    shared_by(&first.admin, &[&first]).await;
+    shared_by(&first.admin, &[&first], TAKEOVER_LIMIT).await;
     // What was paused wakes up, in the middle of whatever it was at, and has no right to it any more.
     kill_process(third.pid(), Signal::CONT).expect("it runs");
-    shared_by(&first.admin, &[&first, &third]).await;
+    shared_by(&first.admin, &[&first, &third], SHARE_LIMIT).await;
     load.finish().await;
     all_verified(&first.admin).await;
 }
@@ -281,7 +284,9 @@ async fn read_models_of_builds_that_kept_checkpoints_are_taken_over() {
         let mut positions: Vec<(String, u64)> =
             models.into_iter().map(|model| (model.schema(), model.position.0)).collect();
         positions.sort_unstable();
-        let expected = [("carts_v1", 10), ("catalog_v1", 7), ("orders_v1", 9), ("search_v1", 8)];
+        // Orders have newer code than those builds had, which is built beside.
+        let expected =
+            [("carts_v1", 10), ("catalog_v1", 7), ("orders_v1", 9), ("orders_v2", 0), ("search_v1", 8)];
         assert_eq!(positions, expected.map(|(schema, position)| (schema.to_owned(), position)));
     }
     let mut connection = pool.acquire().await.expect("a connection");

@@ -28,7 +28,7 @@ async fn advance(pool: &sqlx::PgPool, from: u64, to: u64, hash: Hash) {
 }
 
 async fn hash(log: &dyn EventLog, position: u64) -> Hash {
-    log.read(position).await.expect("readable").expect("there").hash
+    log.read(position).await.expect("readable").expect("there").hash()
 }
 
 #[tokio::test(flavor = "multi_thread")]

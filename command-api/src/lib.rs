@@ -12,7 +12,7 @@ mod stock;
 use std::sync::Arc;
 
 use infra::execute::Executors;
-use infra::log::EventLog;
+use infra::feed::Feed;
 use infra::read_models::ReadModels;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -22,7 +22,7 @@ use settled::Settled;
 
 /// What the command API works with.
 pub struct CommandApi {
-    log: Arc<dyn EventLog>,
+    feed: Arc<Feed>,
     executors: Arc<Executors>,
     read_models: Arc<ReadModels>,
     payment_methods: Vec<String>,
@@ -34,18 +34,18 @@ pub struct CommandApi {
 impl CommandApi {
     /// Payment methods are the names that a checkout may pay with.
     pub fn new(
-        log: Arc<dyn EventLog>,
+        feed: Arc<Feed>,
         executors: Arc<Executors>,
         read_models: Arc<ReadModels>,
         payment_methods: Vec<String>,
     ) -> Self {
         let (in_progress, recent, settled) = (InProgress::default(), Recent::default(), Settled::default());
-        Self { log, executors, read_models, payment_methods, in_progress, recent, settled }
+        Self { feed, executors, read_models, payment_methods, in_progress, recent, settled }
     }
 
     /// Follows the log for those who wait for an order to be settled. Runs until it is dropped.
     pub async fn run(&self) {
-        self.settled.run(self.log.clone()).await;
+        self.settled.run(self.feed.clone()).await;
     }
 }
 

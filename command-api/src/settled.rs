@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use domain::OrderId;
 use domain::order::{CATEGORY, Event, Status};
-use domain::{OrderId, RecordedEvent};
-use infra::follow::Follower;
-use infra::log::{EventLog, ReadError, Stored};
+use infra::feed::{Entry, Feed};
+use infra::log::Unavailable;
 use tokio::sync::{Notify, oneshot, watch};
 
 const BATCH_MAX: usize = 1_000;
@@ -73,10 +73,10 @@ impl Settled {
     }
 
     /// Follows the log while somebody waits. Runs until it's dropped.
-    pub async fn run(&self, log: Arc<dyn EventLog>) {
+    pub async fn run(&self, feed: Arc<Feed>) {
         loop {
             self.wanted.notified().await;
-            if let Err(error) = self.follow(&log).await {
+            if let Err(error) = self.follow(&feed).await {
                 tracing::warn!(%error, "orders can't be waited for");
                 self.following.send_replace(false);
                 tokio::time::sleep(BACKOFF).await;
@@ -85,15 +85,15 @@ impl Settled {
         }
     }
 
-    async fn follow(&self, log: &Arc<dyn EventLog>) -> Result<(), ReadError> {
+    async fn follow(&self, feed: &Arc<Feed>) -> Result<(), Unavailable> {
         if self.stops() {
             return Ok(());
         }
-        let mut follower = Follower::new(log.clone(), log.end().await?);
+        let mut follower = feed.follow(feed.log().end().await?);
         self.following.send_replace(true);
         loop {
             if let Ok(batch) = tokio::time::timeout(IDLE_LIMIT, follower.batch(BATCH_MAX)).await {
-                self.happened_in(&batch?);
+                self.happened_in(&batch);
             }
             if self.stops() {
                 return Ok(());
@@ -110,27 +110,27 @@ impl Settled {
         waiters.is_empty()
     }
 
-    fn happened_in(&self, batch: &[Stored]) {
-        let orders = batch.iter().filter(|stored| stored.commit.stream.category() == CATEGORY);
-        for Stored { commit, .. } in orders {
-            if let Ok(order_id) = commit.stream.id().parse() {
-                commit.events.iter().for_each(|event| self.happened(order_id, event));
+    fn happened_in(&self, batch: &[Arc<Entry>]) {
+        for entry in batch {
+            let stream = entry.stream.as_ref().filter(|stream| stream.category() == CATEGORY);
+            let Some(Ok(order_id)) = stream.map(|stream| stream.id().parse()) else { continue };
+            for event in entry.events() {
+                if let Ok(Some(domain::Event::Order(event))) = event {
+                    self.happened(order_id, event);
+                }
             }
         }
     }
 
-    fn happened(&self, order_id: OrderId, event: &RecordedEvent) {
-        let status = match event.decode() {
-            Ok(Event::Placed { .. }) => Status::Pending,
-            Ok(Event::Confirmed {}) => Status::Confirmed,
-            Ok(Event::Cancelled { reason }) => Status::Cancelled(reason),
-            Ok(
-                Event::CancellationRequested {}
-                | Event::Imported { .. }
-                | Event::Returned(_)
-                | Event::Refunded(_),
-            )
-            | Err(_) => return,
+    fn happened(&self, order_id: OrderId, event: &Event) {
+        let status = match event {
+            Event::Placed { .. } => Status::Pending,
+            Event::Confirmed {} => Status::Confirmed,
+            Event::Cancelled { reason } => Status::Cancelled(*reason),
+            Event::CancellationRequested {}
+            | Event::Imported { .. }
+            | Event::Returned(_)
+            | Event::Refunded(_) => return,
         };
         let mut waiters = self.waiters();
         let Some(waiting) = waiters.get_mut(&order_id) else { return };

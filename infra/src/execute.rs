@@ -402,6 +402,9 @@ async fn pause(conflicts: u32, CommandId(id): CommandId) {
 }
 
 fn decode<A: Aggregate>(stored: &Stored) -> Result<Vec<A::Event>, ReadError> {
-    let unreadable = |source| ReadError::Unreadable { sequence: stored.sequence, source };
+    let unreadable = |source| {
+        let (sequence, stream) = (stored.sequence, Some(stored.commit.stream.clone()));
+        ReadError::Unreadable { sequence, stream, body: stored.body.clone(), source }
+    };
     stored.commit.events.iter().map(|event| event.decode().map_err(unreadable)).collect()
 }

@@ -53,7 +53,7 @@ pub async fn check(pool: &PgPool, log: &dyn EventLog) -> Result<Vec<String>, Err
             (None, _) => {
                 wrong.push(format!("{reader} has read up to position {position}, and the log ends at {end}"))
             }
-            (Some(stored), Some(hash)) if stored.hash != hash => {
+            (Some(stored), Some(hash)) if stored.hash() != hash => {
                 wrong.push(format!(
                     "position {position} of the log is not the commit that {reader} has read there"
                 ));

@@ -68,6 +68,11 @@ impl Follower {
         Ok(batch)
     }
 
+    /// Goes on behind a commit that this build can't read.
+    pub fn pass(&mut self, unreadable: u64) {
+        self.last = self.last.max(unreadable);
+    }
+
     async fn wait(&mut self) {
         self.commits = None;
         tokio::time::sleep(self.backoff).await;

@@ -203,6 +203,37 @@ impl Lease {
         .await?;
         Ok(held.map_or(Advance::Lost, |at| Advance::Held(at.cast_unsigned())))
     }
+
+    /// Whether the lane is to stay where it is for a moment.
+    ///
+    /// # Errors
+    /// Postgres does not answer.
+    pub async fn is_held(&self, connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+        sqlx::query_scalar(
+            "select exists (select from cartulary.lanes where reader = $1 and lane = $2
+                            and hold_at is not null and hold_until >= clock_timestamp())",
+        )
+        .bind(&self.reader)
+        .bind(self.lane)
+        .fetch_one(connection)
+        .await
+    }
+
+    /// Whether the lane is still the holder's; if so, nobody takes it before the transaction ends.
+    ///
+    /// # Errors
+    /// Postgres does not answer.
+    pub async fn is_valid(&self, transaction: &mut PgConnection) -> Result<bool, sqlx::Error> {
+        let valid: Option<i64> = sqlx::query_scalar(
+            "select epoch from cartulary.lanes where reader = $1 and lane = $2 and epoch = $3 for update",
+        )
+        .bind(&self.reader)
+        .bind(self.lane)
+        .bind(self.epoch)
+        .fetch_optional(transaction)
+        .await?;
+        Ok(valid.is_some())
+    }
 }
 
 /// A process that works on lanes, and says so as long as it lives.

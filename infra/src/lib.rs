@@ -4,6 +4,7 @@ pub mod clock;
 pub mod embedded;
 pub mod execute;
 pub mod fail_points;
+pub mod feed;
 pub mod fence;
 pub mod follow;
 pub mod http;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use infra::read_models::{self, ReadModel, schema};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
-use crate::builds::{Builds, Error, index, lock};
+use crate::builds::{Builds, Decided, Error, index, lock};
 use crate::projection::Projection;
 use crate::verify;
 
@@ -15,6 +15,9 @@ const NEARLY_THERE: u64 = 5_000;
 
 /// Queries that were begun on a retired read model have ended after this time.
 const RETIRED_FOR_S: f64 = 10.0;
+
+/// How a build's note begins that waits because of what it has set aside.
+const SET_ASIDE: &str = "has set aside";
 
 const ATTEND_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -77,6 +80,10 @@ impl Builds {
             index(projection, build.version, &mut transaction).await?;
             return Ok(transaction.commit().await?);
         }
+        let note = wait_for_dead_letters(build, live, note, &mut transaction).await?;
+        if note.as_deref().is_some_and(|note| note.starts_with(SET_ASIDE)) && build.state == "building" {
+            return Ok(transaction.commit().await?);
+        }
         if verify && note.is_none() {
             let Some(comparison) = verify::compare(projection, build, live, self.pool()).await? else {
                 return Ok(());
@@ -98,7 +105,7 @@ impl Builds {
                 return Ok(());
             }
         }
-        self.switch(&build.projection, build.version).await.map(drop)
+        self.switch(&build.projection, build.version, Decided::ByItself).await.map(drop)
     }
 
     /// Lets the views follow the live read model; in a transaction of its own, because a query by
@@ -144,12 +151,54 @@ impl Builds {
             let gone = format!(
                 "set local lock_timeout = '2s'; drop schema if exists {schema} cascade;
                  delete from cartulary.lanes where reader = '{schema}';
+                 delete from cartulary.parked where reader = '{schema}';
+                 delete from cartulary.dead_letters where reader = '{schema}';
+                 delete from cartulary.newer_events where reader = '{schema}';
                  delete from cartulary.read_models where projection = '{name}' and version = {version}"
             );
             sqlx::raw_sql(AssertSqlSafe(gone)).execute(&mut *transaction).await?;
         }
         Ok(transaction.commit().await?)
     }
+}
+
+/// A build that has set aside what the live one has not is not as good as that: it waits until they are
+/// tried again, or until an operator switches to it all the same. Returns what its note is then.
+async fn wait_for_dead_letters(
+    build: &ReadModel,
+    live: &ReadModel,
+    note: Option<String>,
+    transaction: &mut PgConnection,
+) -> Result<Option<String>, sqlx::Error> {
+    let more = more_set_aside(&build.schema(), &live.schema(), transaction).await?;
+    let new = match (more, note) {
+        (0, Some(note)) if note.starts_with(SET_ASIDE) => None,
+        (0, note) => return Ok(note),
+        (more, _) => Some(format!("{SET_ASIDE} {more} more than {}", live.schema())),
+    };
+    sqlx::query("update cartulary.read_models set note = $3 where projection = $1 and version = $2")
+        .bind(&build.projection)
+        .bind(build.version)
+        .bind(&new)
+        .execute(transaction)
+        .await?;
+    Ok(new)
+}
+
+/// How much one reader has set aside that another has not.
+pub(crate) async fn more_set_aside(
+    reader: &str,
+    than: &str,
+    connection: &mut PgConnection,
+) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar(
+        "select count(*) from cartulary.parked as p where reader = $1 and not exists (
+             select from cartulary.parked as q where q.reader = $2 and q.key = p.key)",
+    )
+    .bind(reader)
+    .bind(than)
+    .fetch_one(connection)
+    .await
 }
 
 /// Shows the read model to whoever looks by hand, as views in the schema of the projection's name.

@@ -11,12 +11,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use infra::feed::Feed;
 use infra::lanes;
 use infra::log::EventLog;
 use infra::read_models::{self, schema};
 use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 
-use crate::attend::show;
+use crate::attend::{more_set_aside, show};
+use crate::dead_letters;
 use crate::projection::Projection;
 use crate::verify;
 
@@ -50,6 +52,14 @@ pub enum Purpose {
     Verify,
 }
 
+/// Who wants a switch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Decided {
+    /// Nobody is looking: nothing may get worse by it.
+    ByItself,
+    ByOperator,
+}
+
 /// Makes the tables of all read models where there are none yet, and begins a build where the live
 /// one is of older code.
 ///
@@ -63,6 +73,7 @@ pub async fn set_up(projections: &[Arc<dyn Projection>], pool: &PgPool) -> Resul
         .await?;
     read_models::migrate(&mut transaction).await?;
     sqlx::raw_sql(verify::TABLE).execute(&mut *transaction).await?;
+    sqlx::raw_sql(dead_letters::TABLES).execute(&mut *transaction).await?;
     sqlx::raw_sql("create extension if not exists fuzzystrmatch schema public")
         .execute(&mut *transaction)
         .await?;
@@ -170,14 +181,14 @@ async fn retire_build(name: &str, connection: &mut PgConnection) -> Result<u64, 
 #[derive(Clone)]
 pub struct Builds {
     projections: Arc<Vec<Arc<dyn Projection>>>,
-    log: Arc<dyn EventLog>,
+    feed: Arc<Feed>,
     pool: PgPool,
 }
 
 impl Builds {
     #[must_use]
-    pub fn new(projections: Vec<Arc<dyn Projection>>, log: Arc<dyn EventLog>, pool: PgPool) -> Self {
-        Self { projections: Arc::new(projections), log, pool }
+    pub fn new(projections: Vec<Arc<dyn Projection>>, feed: Arc<Feed>, pool: PgPool) -> Self {
+        Self { projections: Arc::new(projections), feed, pool }
     }
 
     #[must_use]
@@ -187,7 +198,12 @@ impl Builds {
 
     #[must_use]
     pub fn log(&self) -> &Arc<dyn EventLog> {
-        &self.log
+        self.feed.log()
+    }
+
+    #[must_use]
+    pub fn feed(&self) -> &Arc<Feed> {
+        &self.feed
     }
 
     #[must_use]
@@ -256,7 +272,7 @@ impl Builds {
         .fetch_optional(&self.pool)
         .await?;
         let last = last.ok_or_else(|| Error::Refused(format!("no earlier read model of {name} is kept")))?;
-        match self.switch(name, last).await? {
+        match self.switch(name, last, Decided::ByOperator).await? {
             true => Ok(last),
             false => {
                 let detail = format!("{} is behind the live one and does not catch up", schema(name, last));
@@ -279,7 +295,7 @@ impl Builds {
         .fetch_optional(&self.pool)
         .await?;
         let build = build.ok_or_else(|| Error::Refused(format!("no build of {name} has caught up")))?;
-        match self.switch(name, build).await? {
+        match self.switch(name, build, Decided::ByOperator).await? {
             true => Ok(build),
             false => Err(Error::Refused(format!("{} is behind the live one", schema(name, build)))),
         }
@@ -287,7 +303,7 @@ impl Builds {
 
     /// Makes another read model the live one, in one short transaction: the present one is stopped
     /// until the other is as far, and queries go on all the while. False if it does not get there.
-    pub(crate) async fn switch(&self, name: &str, version: i32) -> Result<bool, Error> {
+    pub(crate) async fn switch(&self, name: &str, version: i32, decided: Decided) -> Result<bool, Error> {
         let mut transaction = self.pool.begin().await?;
         // Who is paused here must not keep the live one stopped.
         let limit = "set local idle_in_transaction_session_timeout = '5s'; set local lock_timeout = '5s'";
@@ -307,7 +323,12 @@ impl Builds {
             .fetch_all(&mut *transaction)
             .await?;
             let goal = stopped.into_iter().min().unwrap_or(0).cast_unsigned();
-            if !reaches(&schema(name, version), goal, &mut transaction).await? {
+            let (old, new) = (schema(name, *live), schema(name, version));
+            if !reaches(&new, goal, &mut transaction).await? {
+                return Ok(false);
+            }
+            // It may have set something aside on the last stretch.
+            if decided == Decided::ByItself && more_set_aside(&new, &old, &mut transaction).await? > 0 {
                 return Ok(false);
             }
         }

@@ -12,16 +12,11 @@ use sqlx::types::Json;
 use sqlx::{FromRow, PgConnection, PgPool};
 use uuid::Uuid;
 
-use crate::projection::{Happened, Projection};
-use crate::rows::{Table, storable_rows};
+use crate::copy;
+use crate::projection::{Happened, Projection, Writer};
+use crate::rows::{self, Rows, Table, storable};
 
 pub const NAME: &str = "carts";
-
-const CARTS: Table = Table { name: "carts", key: "id", key_type: "uuid", columns: &["order_id", "version"] };
-
-/// Titles and prices, so that a cart is shown from one read model at one position.
-const PRODUCTS: Table =
-    Table { name: "products", key: "sku", key_type: "text", columns: &["title", "price", "for_sale"] };
 
 pub struct Carts;
 
@@ -106,95 +101,129 @@ impl Projection for Carts {
         1
     }
 
-    fn key<'a>(&self, happened: &'a Happened) -> Option<Cow<'a, str>> {
+    fn key<'a>(&self, happened: &Happened<'a>) -> Option<Cow<'a, str>> {
         let is_ours = matches!(happened.event, Event::Cart(_) | Event::Product(_));
         is_ours.then(|| happened.stream.id().into())
     }
 
-    fn apply<'a>(
-        &'a self,
-        batch: &'a [Happened],
-        transaction: &'a mut PgConnection,
+    fn writer(&self) -> Box<dyn Writer> {
+        Box::new(CartsWriter::default())
+    }
+}
+
+#[derive(Default)]
+struct CartsWriter {
+    carts: Rows<CartRow>,
+    lines: LineChanges,
+    /// Titles and prices, so that a cart is shown from one read model at one position.
+    products: Rows<ProductRow>,
+}
+
+impl Writer for CartsWriter {
+    fn fold<'a>(
+        &'a mut self,
+        batch: &'a [Happened<'a>],
+        connection: &'a mut PgConnection,
     ) -> BoxFuture<'a, Result<(), sqlx::Error>> {
         async move {
-            apply_products(batch, transaction).await?;
-            apply_carts(batch, transaction).await?;
-            apply_lines(batch, transaction).await
+            let skus = batch.iter().filter(|happened| matches!(happened.event, Event::Product(_)));
+            let skus = skus.map(|happened| happened.stream.id().to_owned());
+            self.products.load(skus, connection).await?;
+            self.carts.load(batch.iter().filter_map(cart_of), connection).await?;
+            for happened in batch {
+                match happened.event {
+                    Event::Product(event) => self.product(happened.stream.id(), event),
+                    Event::Cart(event) => self.cart(happened, event),
+                    Event::Stock(_) | Event::Order(_) | Event::Payment(_) => {}
+                }
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn flush<'a>(&'a mut self, transaction: &'a mut PgConnection) -> BoxFuture<'a, Result<(), sqlx::Error>> {
+        async move {
+            self.products.store(transaction).await?;
+            self.carts.store(transaction).await?;
+            std::mem::take(&mut self.lines).store(transaction).await
         }
         .boxed()
     }
 }
 
-async fn apply_products(batch: &[Happened], transaction: &mut PgConnection) -> Result<(), sqlx::Error> {
-    let ours: Vec<(&str, &product::Event)> = batch
-        .iter()
-        .filter_map(|happened| match &happened.event {
-            Event::Product(event) => Some((happened.stream.id(), event)),
-            _ => None,
-        })
-        .collect();
-    if ours.is_empty() {
-        return Ok(());
+fn cart_of(happened: &Happened<'_>) -> Option<Uuid> {
+    match happened.event {
+        Event::Cart(_) => happened.stream.id().parse().ok(),
+        Event::Product(_) | Event::Stock(_) | Event::Order(_) | Event::Payment(_) => None,
     }
-    let keys: Vec<_> = ours.iter().map(|(sku, _)| (*sku).to_owned()).collect();
-    let mut rows: BTreeMap<String, ProductRow> = PRODUCTS.load(&keys, transaction).await?;
-    for (sku, event) in ours {
-        let new = || ProductRow { sku: sku.to_owned(), ..ProductRow::default() };
-        rows.entry(sku.to_owned()).or_insert_with(new).fold(event);
-    }
-    PRODUCTS.store(rows.values(), transaction).await
 }
 
-async fn apply_carts(batch: &[Happened], transaction: &mut PgConnection) -> Result<(), sqlx::Error> {
-    let ours: Vec<(Uuid, &Happened, &cart::Event)> = batch
-        .iter()
-        .filter_map(|happened| match &happened.event {
-            Event::Cart(event) => Some((happened.stream.id().parse().ok()?, happened, event)),
-            _ => None,
-        })
-        .collect();
-    if ours.is_empty() {
-        return Ok(());
+impl CartsWriter {
+    fn product(&mut self, sku: &str, event: &product::Event) {
+        let sku = sku.to_owned();
+        let product = self.products.change(&sku);
+        product.get_or_insert_with(|| ProductRow { sku, ..ProductRow::default() }).fold(event);
     }
-    let keys: Vec<_> = ours.iter().map(|(id, ..)| id.to_string()).collect();
-    let mut rows: BTreeMap<String, CartRow> = CARTS.load(&keys, transaction).await?;
-    for (id, happened, event) in ours {
-        let row = rows.entry(id.to_string()).or_insert(CartRow { id, order_id: None, version: 0 });
-        row.version = happened.version;
+
+    fn cart(&mut self, happened: &Happened<'_>, event: &cart::Event) {
+        let Some(id) = cart_of(happened) else { return };
+        let cart = self.carts.change(&id).get_or_insert(CartRow { id, order_id: None, version: 0 });
+        cart.version = happened.version;
         match event {
-            cart::Event::CheckedOut { order_id, .. } => row.order_id = Some(order_id.0),
-            cart::Event::Reopened { .. } => row.order_id = None,
+            cart::Event::CheckedOut { order_id, .. } => cart.order_id = Some(order_id.0),
+            cart::Event::Reopened { .. } => cart.order_id = None,
             cart::Event::Created {} | cart::Event::LineSet { .. } | cart::Event::LineRemoved { .. } => {}
         }
+        self.lines.fold(id, happened.position, event);
     }
-    CARTS.store(rows.values(), transaction).await
 }
 
-/// Only the lines that change are written, however many the cart has.
-async fn apply_lines(batch: &[Happened], transaction: &mut PgConnection) -> Result<(), sqlx::Error> {
-    let mut changes = LineChanges::default();
-    for happened in batch {
-        if let (Event::Cart(event), Ok(cart_id)) = (&happened.event, happened.stream.id().parse()) {
-            changes.fold(cart_id, happened.position, event);
-        }
+impl rows::Row for CartRow {
+    const TABLE: Table =
+        Table { name: "carts", key: "id", key_type: "uuid", columns: &["order_id", "version"] };
+
+    type Key = Uuid;
+
+    fn copy(&self, row: &mut copy::Row<'_>) {
+        row.uuid(self.id).optional(self.order_id, |row, id| row.uuid(id)).int8(self.version.cast_signed());
     }
-    if !changes.removed.is_empty() {
-        let (carts, skus): (Vec<Uuid>, Vec<String>) = changes.removed.into_iter().unzip();
-        let delete = "delete from lines using unnest($1::uuid[], $2::text[]) as gone (cart_id, sku)
-                      where lines.cart_id = gone.cart_id and lines.sku = gone.sku";
-        sqlx::query(delete).bind(carts).bind(skus).execute(&mut *transaction).await?;
+}
+
+impl rows::Row for ProductRow {
+    const TABLE: Table =
+        Table { name: "products", key: "sku", key_type: "text", columns: &["title", "price", "for_sale"] };
+
+    type Key = String;
+
+    fn copy(&self, row: &mut copy::Row<'_>) {
+        row.text(&self.sku)
+            .text(&self.title)
+            .optional(self.price, |row, price| row.jsonb(&price))
+            .bool(self.for_sale);
     }
-    if !changes.set.is_empty() {
-        let rows = storable_rows(changes.set.values())?;
-        // A line that was there keeps its place.
-        let upsert = "insert into lines select * from jsonb_populate_recordset(null::lines, $1)
-                      on conflict (cart_id, sku) do update set quantity = excluded.quantity";
-        sqlx::query(upsert).bind(Json(rows)).execute(transaction).await?;
-    }
-    Ok(())
 }
 
 impl LineChanges {
+    /// Only the lines that change are written, however many the cart has.
+    async fn store(self, transaction: &mut PgConnection) -> Result<(), sqlx::Error> {
+        if !self.removed.is_empty() {
+            let (carts, skus): (Vec<Uuid>, Vec<String>) = self.removed.into_iter().unzip();
+            let delete = "delete from lines using unnest($1::uuid[], $2::text[]) as gone (cart_id, sku)
+                          where lines.cart_id = gone.cart_id and lines.sku = gone.sku";
+            sqlx::query(delete).bind(carts).bind(skus).execute(&mut *transaction).await?;
+        }
+        if !self.set.is_empty() {
+            let rows: Vec<&LineRow> = self.set.values().collect();
+            // A line that was there keeps its place.
+            let upsert =
+                "insert into lines select * from jsonb_populate_recordset(null::lines, $1::text::jsonb)
+                          on conflict (cart_id, sku) do update set quantity = excluded.quantity";
+            sqlx::query(upsert).bind(storable(&rows)?).execute(transaction).await?;
+        }
+        Ok(())
+    }
+
     fn fold(&mut self, cart_id: Uuid, position: u64, event: &cart::Event) {
         match event {
             cart::Event::LineSet { sku, quantity, .. } => {

@@ -1,7 +1,6 @@
 //! The catalogue: every product with its price and what is available of it.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 
 use domain::product::Details;
 use domain::{Event, Money, product, stock};
@@ -12,20 +11,14 @@ use serde::{Deserialize, Serialize};
 use sqlx::types::Json;
 use sqlx::{FromRow, PgConnection, PgPool};
 
-use crate::projection::{Happened, Projection};
-use crate::rows::Table;
+use crate::copy;
+use crate::projection::{Happened, Projection, Writer};
+use crate::rows::{self, Rows, Table};
 
 pub const NAME: &str = "catalog";
 
 /// Separates the levels of a category.
 pub const LEVELS: &str = ">";
-
-const PRODUCTS: Table = Table {
-    name: "products",
-    key: "sku",
-    key_type: "text",
-    columns: &["category", "details", "price", "for_sale", "version", "stock_version", "on_hand", "held"],
-};
 
 pub struct Catalog;
 
@@ -42,6 +35,29 @@ struct Row {
     stock_version: u64,
     on_hand: i64,
     held: i64,
+}
+
+impl rows::Row for Row {
+    const TABLE: Table = Table {
+        name: "products",
+        key: "sku",
+        key_type: "text",
+        columns: &["category", "details", "price", "for_sale", "version", "stock_version", "on_hand", "held"],
+    };
+
+    type Key = String;
+
+    fn copy(&self, row: &mut copy::Row<'_>) {
+        row.text(&self.sku)
+            .text(&self.category)
+            .optional(self.details.as_ref(), |row, details| row.jsonb(details))
+            .optional(self.price, |row, price| row.jsonb(&price))
+            .bool(self.for_sale)
+            .int8(self.version.cast_signed())
+            .int8(self.stock_version.cast_signed())
+            .int8(self.on_hand)
+            .int8(self.held);
+    }
 }
 
 impl Projection for Catalog {
@@ -86,37 +102,48 @@ impl Projection for Catalog {
         1
     }
 
-    fn key<'a>(&self, happened: &'a Happened) -> Option<Cow<'a, str>> {
+    fn key<'a>(&self, happened: &Happened<'a>) -> Option<Cow<'a, str>> {
         let is_ours = matches!(happened.event, Event::Product(_) | Event::Stock(_));
         is_ours.then(|| happened.stream.id().into())
     }
 
-    fn apply<'a>(
-        &'a self,
-        batch: &'a [Happened],
-        transaction: &'a mut PgConnection,
+    fn writer(&self) -> Box<dyn Writer> {
+        Box::new(CatalogWriter::default())
+    }
+}
+
+#[derive(Default)]
+struct CatalogWriter {
+    products: Rows<Row>,
+}
+
+impl Writer for CatalogWriter {
+    fn fold<'a>(
+        &'a mut self,
+        batch: &'a [Happened<'a>],
+        connection: &'a mut PgConnection,
     ) -> BoxFuture<'a, Result<(), sqlx::Error>> {
         async move {
-            let mut keys: Vec<_> = batch.iter().map(|happened| happened.stream.id().to_owned()).collect();
-            keys.sort_unstable();
-            keys.dedup();
-            let mut rows: BTreeMap<String, Row> = PRODUCTS.load(&keys, transaction).await?;
+            let skus = batch.iter().map(|happened| happened.stream.id().to_owned());
+            self.products.load(skus, connection).await?;
             for happened in batch {
-                let sku = happened.stream.id();
-                let row = rows
-                    .entry(sku.to_owned())
-                    .or_insert_with(|| Row { sku: sku.to_owned(), ..Row::default() });
-                row.fold(happened);
+                let sku = happened.stream.id().to_owned();
+                let product = self.products.change(&sku);
+                product.get_or_insert_with(|| Row { sku, ..Row::default() }).fold(happened);
             }
-            PRODUCTS.store(rows.values(), transaction).await
+            Ok(())
         }
         .boxed()
+    }
+
+    fn flush<'a>(&'a mut self, transaction: &'a mut PgConnection) -> BoxFuture<'a, Result<(), sqlx::Error>> {
+        self.products.store(transaction).boxed()
     }
 }
 
 impl Row {
-    fn fold(&mut self, happened: &Happened) {
-        match &happened.event {
+    fn fold(&mut self, happened: &Happened<'_>) {
+        match happened.event {
             Event::Product(event) => {
                 self.version = happened.version;
                 self.product(event);

@@ -1,28 +1,44 @@
-//! Works on a lane of a read model: a batch's rows and the checkpoint move in one transaction, or not
-//! at all.
+//! Works on a lane of a read model: rows and the checkpoint move in one transaction, or not at all.
+//!
+//! Events are taken in as they come, and written when there are many, or some time has passed, or nothing
+//! else is there: so an event that comes alone is visible at once, and a rebuild writes thousands at a time.
+
+mod error;
+mod retry;
+mod sort;
+mod work;
 
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::ids::partition;
-use infra::follow::Follower;
+use infra::feed::{Feed, Follower};
 use infra::lanes::{Advance, Lease};
-use infra::log::{EventLog, Stored};
 use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
-use crate::projection::{Happened, Projection};
+use crate::letters::Letters;
+use crate::projection::Projection;
+use error::Error;
+use work::Work;
 
-/// Most commits in one transaction.
+/// Commits that are taken in at a time.
 const BATCH_MAX: usize = 1_000;
 
-/// Shortest time from the beginning of one batch to that of the next: what comes meanwhile shares a
-/// transaction. What comes alone is not kept waiting.
+/// Shortest time from the beginning of one transaction to that of the next: what comes meanwhile shares
+/// one. What comes alone is not kept waiting.
 const INTERVAL_MIN: Duration = Duration::from_millis(4);
+
+/// So many commits in a transaction mean that there are probably more, and for those it waits a little.
+const MANY: usize = 500;
+const MORE_WAIT: Duration = Duration::from_millis(20);
 
 /// How soon a lane that is held at a position looks whether it may go on.
 const HELD_POLL: Duration = Duration::from_millis(5);
+
+/// How often it looks whether something that was set aside is to be tried again.
+const RETRY_POLL: Duration = Duration::from_secs(1);
 
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
@@ -36,102 +52,97 @@ pub struct Status {
     pub stopped: Option<String>,
 }
 
-#[derive(Debug, thiserror::Error)]
-enum Error {
-    /// Nothing is wrong with the events; waiting helps.
-    #[error("Postgres does not answer: {0}")]
-    Unavailable(#[source] sqlx::Error),
-    /// One of the events can't be applied.
-    #[error("position {first} to {last} can't be applied: {source}")]
-    Rejected { first: u64, last: u64, source: sqlx::Error },
-    #[error(transparent)]
-    Log(#[from] infra::log::ReadError),
-    #[error("position {position} can't be applied: {}", chain(.source))]
-    Event { position: u64, source: domain::commit::DecodeError },
-    #[error("somebody else has the lane now")]
-    Lost,
-}
-
 /// The state between attempts.
-struct Worker {
+struct Lane {
     projection: Arc<dyn Projection>,
     lease: Lease,
-    log: Arc<dyn EventLog>,
+    feed: Arc<Feed>,
     pool: PgPool,
     status: watch::Sender<Status>,
-    /// Shrinks while a batch is rejected, so that what comes before the culprit is applied, and
-    /// the culprit is known by its position.
-    batch_max: usize,
-    /// The last attempt ended because Postgres did not answer.
-    outage: bool,
+    /// Shrinks while something is rejected, so that what comes before the culprit is applied, and the
+    /// culprit is known by its position.
+    commits_max: usize,
+    /// The commit that can't be applied, and why: it is set aside.
+    culprit: Option<(u64, String)>,
 }
 
 /// Keeps the lane's rows up to date. Runs until it's dropped, or until somebody else has the lane:
-/// outages are waited out, and an event that can't be applied is never skipped.
+/// outages are waited out, and an event that can't be applied is set aside.
 pub(crate) async fn run(
     projection: Arc<dyn Projection>,
     lease: Lease,
-    log: Arc<dyn EventLog>,
+    feed: Arc<Feed>,
     pool: PgPool,
     status: watch::Sender<Status>,
 ) {
-    let mut worker = Worker { projection, lease, log, pool, status, batch_max: BATCH_MAX, outage: false };
+    let commits_max = work::COMMITS_MAX;
+    let mut lane = Lane { projection, lease, feed, pool, status, commits_max, culprit: None };
     let mut backoff = BACKOFF_MIN;
     loop {
-        let before = worker.status.borrow().position;
-        let Err(error) = worker.follow().await;
-        if worker.status.borrow().position > before {
+        let before = lane.status.borrow().position;
+        let Err(error) = lane.follow().await;
+        if lane.status.borrow().position > before {
             backoff = BACKOFF_MIN;
         }
-        worker.outage = matches!(error, Error::Unavailable(_));
-        match &error {
+        match error {
             Error::Lost => return,
-            Error::Rejected { .. } if worker.batch_max > 1 => {
-                worker.batch_max /= 10;
+            Error::Rejected { first, last, .. } if lane.commits_max > 1 => {
+                // Those before the culprit come first, however many they are.
+                lane.commits_max = usize::try_from(last - first).unwrap_or(0).clamp(10, 10_000) / 10;
                 continue;
             }
-            error => worker.stopped(error),
+            Error::Rejected { last, reason, .. } if !lane.is_culprit(last) => {
+                lane.culprit = Some((last, reason));
+                continue;
+            }
+            Error::Rejected { .. } | Error::Unavailable(_) => lane.stopped(&error),
         }
         tokio::time::sleep(backoff).await;
         backoff = (backoff * 2).min(BACKOFF_MAX);
     }
 }
 
-impl Worker {
+impl Lane {
     async fn follow(&mut self) -> Result<Infallible, Error> {
-        let mut connection = self.connect().await.map_err(Error::Unavailable)?;
-        let begun = self.lease.begin(&mut connection).await.map_err(Error::Unavailable)?;
-        let mut position = begun.ok_or(Error::Lost)?;
-        self.status.send_modify(|status| {
-            status.position = position;
-            // An outage is over when Postgres answers; a rejected event stays one until it's applied.
-            status.stopped.take_if(|_| self.outage);
-        });
-        let mut follower = Follower::new(self.log.clone(), position);
+        let mut connection = self.connect().await?;
+        let position = self.lease.begin(&mut connection).await?.ok_or(Error::Lost)?;
+        self.status.send_replace(Status { position, stopped: None });
+        let mut letters = Letters::load(&self.lease, self.projection.name(), &mut connection).await?;
+        let mut work = Work::new(self.projection.writer(), position);
+        let mut follower = self.feed.follow(position);
+        let mut retry_at = Instant::now();
         loop {
-            let batch = follower.batch(self.batch_max).await?;
-            let begun_at = tokio::time::Instant::now();
-            let (decoded, unreadable) = decode(&batch, self.projection.categories());
-            let mut rest = decoded.as_slice();
-            while !rest.is_empty() {
-                let to = self.apply(position, rest, &mut connection).await?;
-                rest = &rest[rest.partition_point(|(stored, _)| stored.sequence <= to)..];
-                position = to;
-                self.status.send_replace(Status { position, stopped: None });
-                self.batch_max = (self.batch_max * 2).min(BATCH_MAX);
+            if retry_at <= Instant::now() {
+                self.retry_asked(&mut letters, &mut work, &mut connection).await?;
+                retry_at = Instant::now() + RETRY_POLL;
             }
-            unreadable?;
-            if batch.len() < self.batch_max {
+            let Ok(batch) = tokio::time::timeout_at(retry_at, follower.batch(BATCH_MAX)).await else {
+                continue;
+            };
+            let begun_at = Instant::now();
+            let mut next = Some(batch);
+            while let Some(batch) = next {
+                for entries in batch.chunks(self.commits_max) {
+                    self.take(entries, &mut letters, &mut work, &mut connection).await?;
+                    if work.commits >= self.commits_max {
+                        self.flush(&mut letters, &mut work, &mut connection).await?;
+                    }
+                }
+                next = if work.is_due() { None } else { more(&mut follower, &work).await };
+            }
+            let few = work.commits < MANY;
+            self.flush(&mut letters, &mut work, &mut connection).await?;
+            if few {
                 tokio::time::sleep_until(begun_at + INTERVAL_MIN).await;
             }
         }
     }
 
     /// A connection of the lane's own: whoever takes the lane over ends it.
-    async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
+    async fn connect(&self) -> Result<PgConnection, Error> {
         let options = self.pool.connect_options().as_ref().clone();
         let search_path = format!("{},public", self.lease.reader);
-        options
+        let connection = options
             .application_name(&format!("cartulary {}/{}", self.lease.reader, self.lease.lane))
             .options([
                 ("search_path", search_path.as_str()),
@@ -141,59 +152,70 @@ impl Worker {
                 ("synchronous_commit", "off"),
             ])
             .connect()
-            .await
+            .await;
+        Ok(connection?)
     }
 
-    /// Applies what happened after a position, up to and with the last of the commits, or as far as
-    /// the lane may go now; returns how far that is.
-    async fn apply(
-        &self,
-        from: u64,
-        commits: &[(&Stored, Vec<Happened>)],
+    /// Writes all that was taken in, with the checkpoint behind it.
+    async fn flush(
+        &mut self,
+        letters: &mut Letters,
+        work: &mut Work,
         connection: &mut PgConnection,
-    ) -> Result<u64, Error> {
-        let Some(((last, _), _)) = commits.split_last() else { return Ok(from) };
-        let mut transaction = connection.begin().await.map_err(Error::Unavailable)?;
+    ) -> Result<(), Error> {
+        let (from, to) = (work.from, work.position);
+        if from == to {
+            return Ok(());
+        }
+        let mut transaction = connection.begin().await?;
         // The checkpoint comes first: who has no right to move it has done nothing yet.
-        let (to, hash) = (last.sequence, Some(last.hash));
-        let events = commits.iter().map(|(stored, _)| stored.commit.events.len()).sum();
-        let advanced = self.lease.advance(&mut transaction, from, to, hash, events).await;
-        match advanced.map_err(Error::Unavailable)? {
+        let advanced = self.lease.advance(&mut transaction, from, to, work.hash(), work.events).await?;
+        match advanced {
             Advance::Done => {}
             Advance::Lost => return Err(Error::Lost),
             Advance::Held(at) => {
-                transaction.rollback().await.map_err(Error::Unavailable)?;
-                let allowed = commits.partition_point(|(stored, _)| stored.sequence <= at);
-                if allowed > 0 && allowed < commits.len() {
-                    return Box::pin(self.apply(from, &commits[..allowed], connection)).await;
-                }
-                tokio::time::sleep(HELD_POLL).await;
-                return Ok(from);
+                transaction.rollback().await?;
+                return self.stay(at, letters, work, connection).await;
             }
         }
-        let ours: Vec<Happened> = commits
-            .iter()
-            .flat_map(|(_, happened)| happened)
-            .filter(|happened| self.is_ours(happened))
-            .cloned()
-            .collect();
-        if !ours.is_empty() {
-            let rejected = |source| Error::Rejected { first: from + 1, last: to, source };
-            self.projection.apply(&ours, &mut transaction).await.map_err(|error| {
-                match is_outage(&error) {
-                    true => Error::Unavailable(error),
-                    false => rejected(error),
-                }
-            })?;
-        }
-        transaction.commit().await.map_err(Error::Unavailable)?;
-        Ok(to)
+        letters.store(&mut transaction).await?;
+        work.flush(&mut transaction).await?;
+        transaction.commit().await?;
+        work.written();
+        self.status.send_replace(Status { position: to, stopped: None });
+        self.commits_max = (self.commits_max * 2).min(work::COMMITS_MAX);
+        Ok(())
     }
 
-    /// Whether it touches rows of this lane.
-    fn is_ours(&self, happened: &Happened) -> bool {
-        let key = self.projection.key(happened);
-        key.is_some_and(|key| self.lease.partitions.contains(&partition(&key)))
+    /// Goes as far as the lane may go now, waits there, and then takes the rest in again.
+    async fn stay(
+        &mut self,
+        at: u64,
+        letters: &mut Letters,
+        work: &mut Work,
+        connection: &mut PgConnection,
+    ) -> Result<(), Error> {
+        let (from, to) = (work.from, work.position);
+        *letters = Letters::load(&self.lease, self.projection.name(), connection).await?;
+        *work = Work::new(self.projection.writer(), from);
+        let mut follower = self.feed.follow(from);
+        while work.position < to {
+            let wanted = usize::try_from(to - work.position).unwrap_or(BATCH_MAX).min(BATCH_MAX);
+            for entry in follower.batch(wanted).await {
+                if work.position == at && work.from < at {
+                    Box::pin(self.flush(letters, work, connection)).await?;
+                }
+                while work.position == at && self.lease.is_held(connection).await? {
+                    tokio::time::sleep(HELD_POLL).await;
+                }
+                self.take(&[entry], letters, work, connection).await?;
+            }
+        }
+        Box::pin(self.flush(letters, work, connection)).await
+    }
+
+    fn is_culprit(&self, position: u64) -> bool {
+        self.culprit.as_ref().is_some_and(|(culprit, _)| *culprit == position)
     }
 
     fn stopped(&self, error: &Error) {
@@ -206,38 +228,10 @@ impl Worker {
     }
 }
 
-/// The commits up to the last that is readable, and the trouble with the next one.
-type Decoded<'b> = (Vec<(&'b Stored, Vec<Happened>)>, Result<(), Error>);
-
-fn decode<'b>(batch: &'b [Stored], categories: &[&str]) -> Decoded<'b> {
-    let mut all = Vec::with_capacity(batch.len());
-    for stored in batch {
-        let ours = categories.contains(&stored.commit.stream.category());
-        match if ours { Happened::all_of(stored) } else { Ok(Vec::new()) } {
-            Ok(happened) => all.push((stored, happened)),
-            Err(source) => {
-                let error = Error::Event { position: stored.sequence, source };
-                return (all, Err(error));
-            }
-        }
+/// What else is there. Who has taken in much waits a moment for more.
+async fn more(follower: &mut Follower, work: &Work) -> Option<Vec<Arc<infra::feed::Entry>>> {
+    match follower.ready(BATCH_MAX) {
+        None if work.commits >= MANY => tokio::time::timeout(MORE_WAIT, follower.batch(BATCH_MAX)).await.ok(),
+        ready => ready,
     }
-    (all, Ok(()))
-}
-
-/// Whether the trouble lies with Postgres or the way there, and not with what it was given.
-fn is_outage(error: &sqlx::Error) -> bool {
-    match error {
-        // Class 22: bad data; 23: a constraint; 54: beyond a limit. All else passes, or is mended.
-        sqlx::Error::Database(error) => {
-            !error.code().is_some_and(|code| ["22", "23", "54"].iter().any(|class| code.starts_with(class)))
-        }
-        sqlx::Error::Encode(_) | sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } => false,
-        _ => true,
-    }
-}
-
-/// The error with all its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |error| error.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

@@ -1,7 +1,6 @@
 //! Orders: what became of each, step by step.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use domain::order::{self, Line};
@@ -15,20 +14,11 @@ use sqlx::types::Json;
 use sqlx::{FromRow, PgConnection, PgPool};
 use uuid::Uuid;
 
-use crate::projection::{Happened, Projection};
-use crate::rows::Table;
+use crate::copy::{self, Copy};
+use crate::projection::{Happened, Projection, Writer};
+use crate::rows::{self, Rows, Table};
 
 pub const NAME: &str = "orders";
-
-const ORDERS: Table = Table {
-    name: "orders",
-    key: "id",
-    key_type: "uuid",
-    columns: &["cart_id", "status", "reason", "total", "payment_status", "placed_at", "version", "position"],
-};
-
-/// Apart from what changes: an order of a thousand lines is touched some thousand times.
-const QUOTES: Table = Table { name: "quotes", key: "order_id", key_type: "uuid", columns: &["lines"] };
 
 pub struct Orders;
 
@@ -37,6 +27,10 @@ pub struct Orders;
 struct Row {
     id: OrderId,
     cart_id: Option<Uuid>,
+    /// In the shop that it was imported from.
+    number: Option<String>,
+    /// Where it goes: ISO 3166-1 alpha-2, or as the record that it was imported from has it.
+    country: Option<String>,
     status: String,
     reason: Option<String>,
     total: Option<Money>,
@@ -48,21 +42,40 @@ struct Row {
     position: u64,
 }
 
-/// A row of `quotes`.
-#[derive(Debug, Serialize)]
-struct Quote<'a> {
-    order_id: OrderId,
-    lines: &'a [Line],
-}
+impl rows::Row for Row {
+    const TABLE: Table = Table {
+        name: "orders",
+        key: "id",
+        key_type: "uuid",
+        columns: &[
+            "cart_id",
+            "number",
+            "country",
+            "status",
+            "reason",
+            "total",
+            "payment_status",
+            "placed_at",
+            "version",
+            "position",
+        ],
+    };
 
-/// A row of `timeline`.
-#[derive(Debug, Clone, Serialize)]
-struct Step<'a> {
-    order_id: OrderId,
-    position: u64,
-    index: u32,
-    kind: &'a str,
-    at: DateTime<Utc>,
+    type Key = Uuid;
+
+    fn copy(&self, row: &mut copy::Row<'_>) {
+        row.uuid(self.id.0)
+            .optional(self.cart_id, |row, id| row.uuid(id))
+            .optional(self.number.as_deref(), |row, number| row.text(number))
+            .optional(self.country.as_deref(), |row, country| row.text(country))
+            .text(&self.status)
+            .optional(self.reason.as_deref(), |row, reason| row.text(reason))
+            .optional(self.total, |row, total| row.jsonb(&total))
+            .text(&self.payment_status)
+            .timestamptz(self.placed_at)
+            .int8(self.version.cast_signed())
+            .int8(self.position.cast_signed());
+    }
 }
 
 impl Projection for Orders {
@@ -71,7 +84,7 @@ impl Projection for Orders {
     }
 
     fn version(&self) -> i32 {
-        1
+        2
     }
 
     fn categories(&self) -> &'static [&'static str] {
@@ -79,13 +92,20 @@ impl Projection for Orders {
     }
 
     fn tables(&self) -> &'static [(&'static str, &'static str)] {
-        &[("orders", "id"), ("quotes", "order_id"), ("timeline", "order_id, position, index")]
+        &[
+            ("orders", "id"),
+            ("quotes", "order_id"),
+            ("refunds", "order_id, position, index"),
+            ("timeline", "order_id, position, index"),
+        ]
     }
 
     fn definition(&self) -> &'static str {
         "create table orders (
              id uuid primary key,
              cart_id uuid,
+             number text,
+             country text,
              status text not null,
              reason text,
              total jsonb,
@@ -95,57 +115,133 @@ impl Projection for Orders {
              position bigint not null
          ) with (fillfactor = 70);
          create table quotes (
-             order_id uuid primary key,
+             order_id uuid not null,
              lines jsonb not null
          );
-         create table timeline (
-             order_id uuid,
-             position bigint,
-             index int,
-             kind text not null,
+         create table refunds (
+             order_id uuid not null,
+             position bigint not null,
+             index int not null,
              at timestamptz not null,
-             primary key (order_id, position, index)
+             reference text not null,
+             with_goods bool not null,
+             amount bigint not null,
+             currency text not null
+         );
+         create table timeline (
+             order_id uuid not null,
+             position bigint not null,
+             index int not null,
+             kind text not null,
+             at timestamptz not null
          )"
     }
 
     fn indexes(&self) -> &'static [&'static str] {
-        &["create index on orders (placed_at, id)"]
+        &[
+            "create index on orders (placed_at, id)",
+            "alter table quotes add primary key (order_id)",
+            "alter table refunds add primary key (order_id, position, index)",
+            "alter table timeline add primary key (order_id, position, index)",
+        ]
     }
 
     fn lanes(&self) -> u64 {
         2
     }
 
-    fn key<'a>(&self, happened: &'a Happened) -> Option<Cow<'a, str>> {
+    fn key<'a>(&self, happened: &Happened<'a>) -> Option<Cow<'a, str>> {
         order_of(happened).map(|id| id.to_string().into())
     }
 
-    fn apply<'a>(
-        &'a self,
-        batch: &'a [Happened],
-        transaction: &'a mut PgConnection,
+    fn writer(&self) -> Box<dyn Writer> {
+        Box::new(OrdersWriter::default())
+    }
+}
+
+/// What is only ever added goes straight into the rows to be copied.
+struct OrdersWriter {
+    orders: Rows<Row>,
+    /// Apart from what changes: an order of a thousand lines is touched some thousand times.
+    quotes: Copy,
+    refunds: Copy,
+    timeline: Copy,
+}
+
+impl Default for OrdersWriter {
+    fn default() -> Self {
+        const REFUND: [&str; 8] =
+            ["order_id", "position", "index", "at", "reference", "with_goods", "amount", "currency"];
+        Self {
+            orders: Rows::default(),
+            quotes: Copy::new("quotes", &["order_id", "lines"]),
+            refunds: Copy::new("refunds", &REFUND),
+            timeline: Copy::new("timeline", &["order_id", "position", "index", "kind", "at"]),
+        }
+    }
+}
+
+impl Writer for OrdersWriter {
+    fn fold<'a>(
+        &'a mut self,
+        batch: &'a [Happened<'a>],
+        connection: &'a mut PgConnection,
     ) -> BoxFuture<'a, Result<(), sqlx::Error>> {
         async move {
             let ours = batch.iter().filter_map(|happened| Some((order_of(happened)?, happened)));
-            let ours: Vec<(OrderId, &Happened)> = ours.collect();
-            let mut keys: Vec<_> = ours.iter().map(|(id, _)| id.to_string()).collect();
-            keys.sort_unstable();
-            keys.dedup();
-            let mut rows: BTreeMap<String, Row> = ORDERS.load(&keys, transaction).await?;
-            for (id, happened) in &ours {
-                rows.entry(id.to_string()).or_insert_with(|| Row::new(*id, happened.at)).fold(happened);
-            }
-            ORDERS.store(rows.values(), transaction).await?;
-            QUOTES.store(quotes(&ours).values(), transaction).await?;
-            add_steps(&ours, transaction).await
+            let ours: Vec<(OrderId, &Happened<'_>)> = ours.collect();
+            self.orders.load(ours.iter().map(|(id, _)| id.0), connection).await?;
+            ours.into_iter().for_each(|(id, happened)| self.happened(id, happened));
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn flush<'a>(&'a mut self, transaction: &'a mut PgConnection) -> BoxFuture<'a, Result<(), sqlx::Error>> {
+        async move {
+            self.orders.store(transaction).await?;
+            self.quotes.send(transaction).await?;
+            self.refunds.send(transaction).await?;
+            self.timeline.send(transaction).await
         }
         .boxed()
     }
 }
 
+impl OrdersWriter {
+    fn happened(&mut self, id: OrderId, happened: &Happened<'_>) {
+        let order = self.orders.change(&id.0).get_or_insert_with(|| Row::new(id, happened.at));
+        let had_quote = order.total.is_some();
+        order.fold(happened);
+        match happened.event {
+            // The order is placed with the lines that the cart was checked out with.
+            Event::Cart(cart::Event::CheckedOut { lines, .. })
+            | Event::Order(order::Event::Placed { lines, .. } | order::Event::Imported { lines, .. })
+                if !had_quote =>
+            {
+                self.quotes.row().uuid(id.0).jsonb(lines);
+            }
+            Event::Order(order::Event::Returned(reversal)) => self.refund(id, happened, reversal, true),
+            Event::Order(order::Event::Refunded(reversal)) => self.refund(id, happened, reversal, false),
+            _ => {}
+        }
+        let Happened { position, index, at, kind, .. } = *happened;
+        let mut row = self.timeline.row();
+        row.uuid(id.0).int8(position.cast_signed()).int4(index.cast_signed()).text(kind).timestamptz(at);
+    }
+
+    fn refund(&mut self, id: OrderId, happened: &Happened<'_>, reversal: &order::Reversal, with_goods: bool) {
+        let Happened { position, index, at, .. } = *happened;
+        let mut row = self.refunds.row();
+        row.uuid(id.0).int8(position.cast_signed()).int4(index.cast_signed()).timestamptz(at);
+        row.text(&reversal.reference).bool(with_goods);
+        row.int8(reversal.refund.amount).text(reversal.refund.currency.code());
+    }
+}
+
 /// The order that the event is about.
-fn order_of(happened: &Happened) -> Option<OrderId> {
-    match &happened.event {
+fn order_of(happened: &Happened<'_>) -> Option<OrderId> {
+    match happened.event {
         Event::Cart(cart::Event::CheckedOut { order_id, .. } | cart::Event::Reopened { order_id }) => {
             Some(*order_id)
         }
@@ -162,38 +258,13 @@ fn order_of(happened: &Happened) -> Option<OrderId> {
     }
 }
 
-/// The last quote of each order; they're all the same, for the order is placed with the cart's.
-fn quotes<'a>(ours: &[(OrderId, &'a Happened)]) -> BTreeMap<OrderId, Quote<'a>> {
-    let quote = |(order_id, happened): &(OrderId, &'a Happened)| {
-        let (Event::Cart(cart::Event::CheckedOut { lines, .. })
-        | Event::Order(order::Event::Placed { lines, .. })) = &happened.event
-        else {
-            return None;
-        };
-        Some((*order_id, Quote { order_id: *order_id, lines }))
-    };
-    ours.iter().filter_map(quote).collect()
-}
-
-async fn add_steps(ours: &[(OrderId, &Happened)], transaction: &mut PgConnection) -> Result<(), sqlx::Error> {
-    let step = |(order_id, happened): &(OrderId, &'_ Happened)| {
-        let Happened { position, index, at, .. } = **happened;
-        serde_json::to_value(Step { order_id: *order_id, position, index, kind: &happened.kind, at })
-    };
-    let steps = ours.iter().map(step).collect::<Result<Vec<_>, _>>();
-    let steps = steps.map_err(|error| sqlx::Error::Encode(error.into()))?;
-    sqlx::query("insert into timeline select * from jsonb_populate_recordset(null::timeline, $1)")
-        .bind(Json(steps))
-        .execute(transaction)
-        .await?;
-    Ok(())
-}
-
 impl Row {
     fn new(id: OrderId, placed_at: DateTime<Utc>) -> Self {
         Self {
             id,
             cart_id: None,
+            number: None,
+            country: None,
             status: "pending".to_owned(),
             reason: None,
             total: None,
@@ -204,9 +275,10 @@ impl Row {
         }
     }
 
-    fn fold(&mut self, happened: &Happened) {
-        self.position = happened.position;
-        match &happened.event {
+    fn fold(&mut self, happened: &Happened<'_>) {
+        // What had been set aside may come after what is later in the log.
+        self.position = self.position.max(happened.position);
+        match happened.event {
             // The checkout was accepted, so the order can be seen, though it's not placed yet.
             Event::Cart(cart::Event::CheckedOut { total, .. }) => {
                 self.cart_id = happened.stream.id().parse().ok();
@@ -214,18 +286,19 @@ impl Row {
             }
             Event::Order(event) => {
                 self.version = happened.version;
-                self.order(event);
+                self.order(event, happened.at);
             }
             Event::Payment(event) => self.payment(event),
             Event::Product(_) | Event::Stock(_) | Event::Cart(_) => {}
         }
     }
 
-    fn order(&mut self, event: &order::Event) {
+    fn order(&mut self, event: &order::Event, at: DateTime<Utc>) {
         match event {
-            order::Event::Placed { cart_id, total, .. } => {
+            order::Event::Placed { cart_id, total, country, .. } => {
                 self.cart_id = Some(cart_id.0);
                 self.total = Some(*total);
+                self.country = Some(country.clone()).filter(|country| !country.is_empty());
             }
             order::Event::Confirmed {} => self.status = "confirmed".to_owned(),
             order::Event::CancellationRequested {} => {}
@@ -233,9 +306,13 @@ impl Row {
                 self.status = "cancelled".to_owned();
                 self.reason = Some(reason.code().to_owned());
             }
-            order::Event::Imported { total, .. } => {
+            order::Event::Imported { number, country, total, .. } => {
                 self.status = "imported".to_owned();
+                self.number = Some(number.clone());
+                self.country = Some(country.clone());
                 self.total = Some(*total);
+                // Its stock may have been told of first.
+                self.placed_at = at;
             }
             order::Event::Returned(_) | order::Event::Refunded(_) => {}
         }
@@ -263,6 +340,8 @@ impl Row {
 #[derive(Debug, Clone, FromRow)]
 pub struct Order {
     pub id: Uuid,
+    pub number: Option<String>,
+    pub country: Option<String>,
     pub status: String,
     pub reason: Option<String>,
     pub lines: Json<Vec<Line>>,
@@ -275,6 +354,25 @@ pub struct Order {
     pub position: i64,
 }
 
+/// Something of what an order cost was given back.
+#[derive(Debug, Clone, FromRow)]
+pub struct Refund {
+    pub reference: String,
+    /// Goods came back for it.
+    pub with_goods: bool,
+    pub at: DateTime<Utc>,
+    pub amount: i64,
+    pub currency: String,
+}
+
+/// An order, what was given back of it, and all that happened to it.
+#[derive(Debug, Clone)]
+pub struct Whole {
+    pub order: Order,
+    pub refunds: Vec<Refund>,
+    pub timeline: Vec<TimelineEntry>,
+}
+
 /// One thing that happened to an order.
 #[derive(Debug, Clone, FromRow)]
 pub struct TimelineEntry {
@@ -283,27 +381,26 @@ pub struct TimelineEntry {
     pub position: i64,
 }
 
-/// The order and its timeline, and the position in the log that this is true at.
+/// The order with all that belongs to it, and the position in the log that this is true at.
 ///
 /// # Errors
 /// Postgres does not answer.
-pub async fn order(
-    pool: &PgPool,
-    model: &ReadModel,
-    id: Uuid,
-) -> Result<(Option<(Order, Vec<TimelineEntry>)>, u64), sqlx::Error> {
+pub async fn order(pool: &PgPool, model: &ReadModel, id: Uuid) -> Result<(Option<Whole>, u64), sqlx::Error> {
     let mut snapshot = model.snapshot(pool).await?;
     let order: Option<Order> = sqlx::query_as(snapshot.sql(
-        "select id, status, reason, coalesce(lines, '[]') as lines, coalesce(total, 'null') as total,
-                payment_status, placed_at, version, position
+        "select id, number, country, status, reason, coalesce(lines, '[]') as lines,
+                coalesce(total, 'null') as total, payment_status, placed_at, version, position
          from {schema}.orders left join {schema}.quotes on order_id = id where id = $1",
     ))
     .bind(id)
     .fetch_optional(snapshot.connection())
     .await?;
+    let refunds = "select reference, with_goods, at, amount, currency from {schema}.refunds
+                   where order_id = $1 order by position, index";
+    let refunds = sqlx::query_as(snapshot.sql(refunds)).bind(id).fetch_all(snapshot.connection()).await?;
     let timeline =
         "select kind, at, position from {schema}.timeline where order_id = $1 order by position, index";
     let timeline = sqlx::query_as(snapshot.sql(timeline)).bind(id).fetch_all(snapshot.connection()).await?;
     let position = snapshot.position().await?;
-    Ok((order.map(|order| (order, timeline)), position))
+    Ok((order.map(|order| Whole { order, refunds, timeline }), position))
 }

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use domain::commit::DecodeError;
 use domain::{Event, StreamId};
 use futures_util::future::BoxFuture;
-use infra::log::Stored;
+use infra::feed::Entry;
 use sqlx::PgConnection;
 
 /// Code that turns events into rows of tables that only it writes.
@@ -39,52 +39,62 @@ pub trait Projection: Send + Sync + 'static {
 
     /// What decides on which rows the event touches: a SKU, say. Events of one key are applied in
     /// their order; different keys don't wait for each other. Nothing, if it touches none.
-    fn key<'a>(&self, happened: &'a Happened) -> Option<Cow<'a, str>>;
+    fn key<'a>(&self, happened: &Happened<'a>) -> Option<Cow<'a, str>>;
 
-    /// Brings the tables to after these events. No side effects but rows: a rebuild does it again.
-    fn apply<'a>(
-        &'a self,
-        batch: &'a [Happened],
-        transaction: &'a mut PgConnection,
+    /// Begins to write its rows, with none of them in memory.
+    fn writer(&self) -> Box<dyn Writer>;
+}
+
+/// Brings the tables to after the events that it is told. No side effects but rows: a rebuild does it
+/// again. It may keep in memory what it knows of its rows, for nobody else writes them; when something
+/// fails, it is dropped with all that it knows, and another one begins at the last checkpoint.
+pub trait Writer: Send + Sync {
+    /// Takes the events in; rows that it has to know are read.
+    fn fold<'a>(
+        &'a mut self,
+        batch: &'a [Happened<'a>],
+        connection: &'a mut PgConnection,
     ) -> BoxFuture<'a, Result<(), sqlx::Error>>;
+
+    /// Writes what has come of them, in the transaction that moves the checkpoint.
+    fn flush<'a>(&'a mut self, transaction: &'a mut PgConnection) -> BoxFuture<'a, Result<(), sqlx::Error>>;
 }
 
 /// An event as a projection sees it.
-#[derive(Debug, Clone)]
-pub struct Happened {
+#[derive(Debug, Clone, Copy)]
+pub struct Happened<'e> {
     /// Position of its commit in the log.
     pub position: u64,
     /// Its place in the commit, from 0.
     pub index: u32,
-    pub stream: StreamId,
+    pub stream: &'e StreamId,
     /// Version of the stream after it.
     pub version: u64,
     /// Such as `order.placed`.
-    pub kind: String,
+    pub kind: &'e str,
     pub at: DateTime<Utc>,
-    pub event: Event,
+    pub event: &'e Event,
 }
 
-impl Happened {
-    /// The events of a commit that the rules know.
-    ///
-    /// # Errors
-    /// An event of a known category is not readable.
-    pub fn all_of(stored: &Stored) -> Result<Vec<Self>, DecodeError> {
-        let mut all = Vec::with_capacity(stored.commit.events.len());
-        for (index, recorded) in (0_u32..).zip(&stored.commit.events) {
-            if let Some(event) = Event::decode(recorded)? {
-                all.push(Self {
-                    position: stored.sequence,
-                    index,
-                    stream: stored.commit.stream.clone(),
-                    version: stored.commit.version + u64::from(index),
-                    kind: recorded.kind.clone(),
-                    at: recorded.occurred_at,
-                    event,
-                });
-            }
-        }
-        Ok(all)
+impl<'e> Happened<'e> {
+    /// The commit's events, in order: each that the rules know, or why it is not readable.
+    pub fn all_of(entry: &'e Entry) -> impl Iterator<Item = Result<Self, (u32, &'e DecodeError)>> {
+        let recorded = entry.commit.iter().flat_map(|commit| std::iter::repeat(commit).zip(&commit.events));
+        (0_u32..).zip(recorded).zip(entry.events()).filter_map(|((index, (commit, recorded)), event)| {
+            let happened = |event| Self {
+                position: entry.sequence,
+                index,
+                stream: &commit.stream,
+                version: commit.version + u64::from(index),
+                kind: &recorded.kind,
+                at: recorded.occurred_at,
+                event,
+            };
+            event
+                .as_ref()
+                .map(|event| event.as_ref().map(happened))
+                .map_err(|error| (index, error))
+                .transpose()
+        })
     }
 }

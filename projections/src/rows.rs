@@ -1,12 +1,22 @@
-//! Rows by key: those that a batch touches are read, folded in memory, and written back at once.
+//! Rows by key: those that a batch touches are read, changed in memory, and written back at once.
+//!
+//! They stay in memory for a while: as long as a lane has its lease, nobody else writes them.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::fmt::Display;
+use std::hash::Hash;
+use std::str::FromStr;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sqlx::types::Json;
 use sqlx::{AssertSqlSafe, PgConnection};
+
+use crate::copy::{self, Copy};
+
+/// Rows of one table that are kept in memory between batches; with more, it begins anew.
+const KEPT_MAX: usize = 10_000;
 
 /// A table whose rows are structs with the columns as fields.
 pub(crate) struct Table {
@@ -18,72 +28,185 @@ pub(crate) struct Table {
     pub columns: &'static [&'static str],
 }
 
-impl Table {
-    /// The rows with these keys that there are.
-    pub async fn load<R: DeserializeOwned + Send + Unpin + 'static>(
-        &self,
-        keys: &[String],
-        transaction: &mut PgConnection,
-    ) -> Result<BTreeMap<String, R>, sqlx::Error> {
-        let Self { name, key, key_type, columns } = self;
+/// A row of such a table.
+pub(crate) trait Row:
+    Clone + PartialEq + Serialize + DeserializeOwned + Send + Sync + Unpin + 'static
+{
+    const TABLE: Table;
+
+    type Key: Clone + Eq + Hash + Display + FromStr + Send + Sync + 'static;
+
+    /// The key and then the other columns, in their order.
+    fn copy(&self, row: &mut copy::Row<'_>);
+}
+
+/// What is known of a row.
+struct Known<R> {
+    /// What it is to be; nothing, if there is to be none.
+    now: Option<R>,
+    /// What it is in the table, if that is something else.
+    before: Option<Option<R>>,
+}
+
+/// Rows in memory, and which of them are to be written.
+pub(crate) struct Rows<R: Row> {
+    known: HashMap<R::Key, Known<R>>,
+    changed: Vec<R::Key>,
+}
+
+impl<R: Row> Default for Rows<R> {
+    fn default() -> Self {
+        Self { known: HashMap::new(), changed: Vec::new() }
+    }
+}
+
+impl<R: Row> Rows<R> {
+    /// Gets to know the rows with these keys, or that there are none.
+    pub async fn load(
+        &mut self,
+        keys: impl IntoIterator<Item = R::Key>,
+        connection: &mut PgConnection,
+    ) -> Result<(), sqlx::Error> {
+        let mut wanted = Vec::new();
+        for key in keys {
+            self.known.entry(key).or_insert_with_key(|key| {
+                wanted.push(key.to_string());
+                Known { now: None, before: None }
+            });
+        }
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let Table { name, key, key_type, columns } = R::TABLE;
         let columns = columns.iter().map(|column| format!(", '{column}', {column}")).collect::<String>();
         let select = format!(
             "select {key}::text, jsonb_build_object('{key}', {key}{columns}) from {name}
              where {key} = any($1::text[]::{key_type}[])"
         );
         let rows: Vec<(String, Json<R>)> =
-            sqlx::query_as(AssertSqlSafe(select)).bind(keys).fetch_all(transaction).await?;
-        Ok(rows.into_iter().map(|(key, Json(row))| (key, row)).collect())
-    }
-
-    /// Writes these rows, in place of those with the same key.
-    pub async fn store<'r, R: Serialize + 'r>(
-        &self,
-        rows: impl IntoIterator<Item = &'r R>,
-        transaction: &mut PgConnection,
-    ) -> Result<(), sqlx::Error> {
-        let rows = storable_rows(rows)?;
-        if rows.is_empty() {
-            return Ok(());
+            sqlx::query_as(AssertSqlSafe(select)).bind(wanted).fetch_all(connection).await?;
+        for (key, Json(row)) in rows {
+            if let Some(known) = key.parse().ok().and_then(|key| self.known.get_mut(&key)) {
+                known.now = Some(row);
+            }
         }
-        let Self { name, key, columns, .. } = self;
-        let names = columns.join(", ");
-        let new = columns.iter().map(|column| format!("excluded.{column}")).collect::<Vec<_>>().join(", ");
-        let upsert = format!(
-            "insert into {name} ({key}, {names})
-             select {key}, {names} from jsonb_populate_recordset(null::{name}, $1)
-             on conflict ({key}) do update set ({names}) = row({new})"
-        );
-        sqlx::query(AssertSqlSafe(upsert)).bind(Json(rows)).execute(transaction).await?;
         Ok(())
     }
-}
 
-/// Rows as JSON that Postgres accepts. It has no U+0000, and an event with one (the APIs refuse
-/// them) must not stop a projection for ever.
-pub(crate) fn storable_rows<'r, R: Serialize + 'r>(
-    rows: impl IntoIterator<Item = &'r R>,
-) -> Result<Vec<Value>, sqlx::Error> {
-    let rows = rows.into_iter().map(storable).collect::<Result<_, _>>();
-    rows.map_err(|error| sqlx::Error::Encode(error.into()))
-}
+    /// The row with the key, which was loaded.
+    pub fn get(&self, key: &R::Key) -> Option<&R> {
+        self.known.get(key)?.now.as_ref()
+    }
 
-fn storable(row: &impl Serialize) -> Result<Value, serde_json::Error> {
-    fn clean(value: &mut Value) {
-        match value {
-            Value::String(text) if text.contains('\0') => *text = text.replace('\0', "\u{FFFD}"),
-            Value::Array(items) => items.iter_mut().for_each(clean),
-            Value::Object(fields) => {
-                if fields.keys().any(|name| name.contains('\0')) {
-                    let renamed = std::mem::take(fields).into_iter();
-                    *fields = renamed.map(|(name, value)| (name.replace('\0', "\u{FFFD}"), value)).collect();
-                }
-                fields.values_mut().for_each(clean);
+    /// The row with the key, which was loaded, to be changed; nothing, if there is none.
+    pub fn change(&mut self, key: &R::Key) -> &mut Option<R> {
+        let known = self.known.entry(key.clone()).or_insert(Known { now: None, before: None });
+        if known.before.is_none() {
+            known.before = Some(known.now.clone());
+            self.changed.push(key.clone());
+        }
+        &mut known.now
+    }
+
+    /// What was and what is to be, of each row that was changed since the last time it was written.
+    pub fn changes(&self) -> impl Iterator<Item = (Option<&R>, Option<&R>)> {
+        let known = self.changed.iter().filter_map(|key| self.known.get(key));
+        let both = known.filter_map(|known| Some((known.before.as_ref()?.as_ref(), known.now.as_ref())));
+        both.filter(|(before, now)| before != now)
+    }
+
+    /// Writes what was changed.
+    pub async fn store(&mut self, transaction: &mut PgConnection) -> Result<(), sqlx::Error> {
+        let Table { name, key, columns, .. } = R::TABLE;
+        let all: Vec<&str> = std::iter::once(&key).chain(columns).copied().collect();
+        let (mut new, mut different, mut gone) = (Copy::new(name, &all), Vec::new(), Vec::new());
+        for key in &self.changed {
+            let Some(Known { now, before: Some(before) }) = self.known.get(key) else { continue };
+            match (before, now) {
+                (None, Some(row)) => row.copy(&mut new.row()),
+                (Some(before), Some(row)) if before != row => different.push(row),
+                (Some(_), None) => gone.push(key.to_string()),
+                (None, None) | (Some(_), Some(_)) => {}
             }
-            _ => {}
+        }
+        update::<R>(&different, transaction).await?;
+        delete::<R>(gone, transaction).await?;
+        new.send(transaction).await?;
+        self.settle();
+        Ok(())
+    }
+
+    /// What is in memory is what is in the table.
+    fn settle(&mut self) {
+        for key in self.changed.drain(..) {
+            if let Some(known) = self.known.get_mut(&key) {
+                known.before = None;
+            }
+        }
+        if self.known.len() > KEPT_MAX {
+            self.known = HashMap::new();
         }
     }
-    let mut value = serde_json::to_value(row)?;
-    clean(&mut value);
-    Ok(value)
+}
+
+async fn update<R: Row>(rows: &[&R], transaction: &mut PgConnection) -> Result<(), sqlx::Error> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let Table { name, key, columns, .. } = R::TABLE;
+    let new = columns.iter().map(|column| format!("new.{column}")).collect::<Vec<_>>().join(", ");
+    let update = format!(
+        "update {name} as old set ({}) = row({new})
+         from jsonb_populate_recordset(null::{name}, $1::text::jsonb) as new where old.{key} = new.{key}",
+        columns.join(", ")
+    );
+    sqlx::query(AssertSqlSafe(update)).bind(storable(rows)?).execute(transaction).await?;
+    Ok(())
+}
+
+async fn delete<R: Row>(keys: Vec<String>, transaction: &mut PgConnection) -> Result<(), sqlx::Error> {
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let Table { name, key, key_type, .. } = R::TABLE;
+    let delete = format!("delete from {name} where {key} = any($1::text[]::{key_type}[])");
+    sqlx::query(AssertSqlSafe(delete)).bind(keys).execute(transaction).await?;
+    Ok(())
+}
+
+/// As JSON that Postgres accepts, in text.
+pub(crate) fn storable(rows: &(impl Serialize + ?Sized)) -> Result<String, sqlx::Error> {
+    let mut json = Vec::new();
+    write_json(&rows, &mut json).map_err(|error| sqlx::Error::Encode(error.into()))?;
+    String::from_utf8(json).map_err(|error| sqlx::Error::Encode(error.into()))
+}
+
+/// Appends JSON that Postgres accepts. It has no U+0000, and an event with one (the APIs refuse
+/// them) must not stop a projection for ever.
+pub(crate) fn write_json(value: &impl Serialize, buffer: &mut Vec<u8>) -> Result<(), serde_json::Error> {
+    const NUL: &[u8] = b"\\u0000";
+    let begin = buffer.len();
+    serde_json::to_writer(&mut *buffer, value)?;
+    if buffer[begin..].windows(NUL.len()).any(|bytes| bytes == NUL) {
+        buffer.truncate(begin);
+        let mut value = serde_json::to_value(value)?;
+        clean(&mut value);
+        serde_json::to_writer(buffer, &value)?;
+    }
+    Ok(())
+}
+
+fn clean(value: &mut Value) {
+    match value {
+        Value::String(text) if text.contains('\0') => *text = text.replace('\0', "\u{FFFD}"),
+        Value::Array(items) => items.iter_mut().for_each(clean),
+        Value::Object(fields) => {
+            if fields.keys().any(|name| name.contains('\0')) {
+                let renamed = std::mem::take(fields).into_iter();
+                *fields = renamed.map(|(name, value)| (name.replace('\0', "\u{FFFD}"), value)).collect();
+            }
+            fields.values_mut().for_each(clean);
+        }
+        _ => {}
+    }
 }

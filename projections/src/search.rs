@@ -4,7 +4,7 @@ mod query;
 mod words;
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use domain::product::{self, Details};
 use domain::{Event, Money, stock};
@@ -12,11 +12,11 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
-use sqlx::types::Json;
 
 use crate::catalog::{LEVELS, after};
-use crate::projection::{Happened, Projection};
-use crate::rows::{Table, storable_rows};
+use crate::copy;
+use crate::projection::{Happened, Projection, Writer};
+use crate::rows::{self, Rows, Table, storable};
 use words::{known_words, plain};
 
 pub use query::{Facet, Filter, Found, Hit, Place, search};
@@ -26,14 +26,6 @@ pub const NAME: &str = "search";
 /// Characters of one text that can be searched: Postgres takes no more than 1 MB of words, and a
 /// product with more must not stop the projection.
 const TEXT_CHARS_MAX: usize = 50_000;
-
-/// What is shown of a product, whether it's for sale or not.
-const PRODUCTS: Table =
-    Table { name: "products", key: "sku", key_type: "text", columns: &["details", "price", "for_sale"] };
-
-/// Apart from the texts, so that a sale does not index a product again.
-const AVAILABILITY: Table =
-    Table { name: "availability", key: "sku", key_type: "text", columns: &["on_hand", "held"] };
 
 pub struct Search;
 
@@ -134,79 +126,95 @@ impl Projection for Search {
         1
     }
 
-    fn key<'a>(&self, happened: &'a Happened) -> Option<Cow<'a, str>> {
+    fn key<'a>(&self, happened: &Happened<'a>) -> Option<Cow<'a, str>> {
         let is_ours = matches!(happened.event, Event::Product(_) | Event::Stock(_));
         is_ours.then(|| happened.stream.id().into())
     }
 
-    fn apply<'a>(
-        &'a self,
-        batch: &'a [Happened],
-        transaction: &'a mut PgConnection,
+    fn writer(&self) -> Box<dyn Writer> {
+        Box::new(SearchWriter::default())
+    }
+}
+
+#[derive(Default)]
+struct SearchWriter {
+    /// What is shown of a product, whether it's for sale or not.
+    products: Rows<Product>,
+    /// Apart from the texts, so that a sale does not index a product again.
+    availability: Rows<Availability>,
+}
+
+impl Writer for SearchWriter {
+    fn fold<'a>(
+        &'a mut self,
+        batch: &'a [Happened<'a>],
+        connection: &'a mut PgConnection,
     ) -> BoxFuture<'a, Result<(), sqlx::Error>> {
         async move {
-            apply_products(batch, transaction).await?;
-            apply_availability(batch, transaction).await
+            let of_products = batch.iter().filter(|happened| matches!(happened.event, Event::Product(_)));
+            let skus = of_products.map(|happened| happened.stream.id().to_owned());
+            self.products.load(skus, connection).await?;
+            let of_stock = batch.iter().filter(|happened| matches!(happened.event, Event::Stock(_)));
+            let skus = of_stock.map(|happened| happened.stream.id().to_owned());
+            self.availability.load(skus, connection).await?;
+            for happened in batch {
+                let sku = happened.stream.id().to_owned();
+                match happened.event {
+                    Event::Product(event) => fold(self.products.change(&sku), &sku, event),
+                    Event::Stock(event) => {
+                        let new = || Availability { sku: sku.clone(), ..Availability::default() };
+                        let row = self.availability.change(&sku).get_or_insert_with(new);
+                        (row.on_hand, row.held) = after(event, row.on_hand, row.held);
+                    }
+                    Event::Cart(_) | Event::Order(_) | Event::Payment(_) => {}
+                }
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn flush<'a>(&'a mut self, transaction: &'a mut PgConnection) -> BoxFuture<'a, Result<(), sqlx::Error>> {
+        async move {
+            let mut index = IndexChanges::default();
+            self.products.changes().for_each(|(before, after)| index.note(before, after));
+            self.products.store(transaction).await?;
+            self.availability.store(transaction).await?;
+            index.apply(transaction).await
         }
         .boxed()
     }
 }
 
-async fn apply_products(batch: &[Happened], transaction: &mut PgConnection) -> Result<(), sqlx::Error> {
-    let ours: Vec<(&str, &product::Event)> = batch
-        .iter()
-        .filter_map(|happened| match &happened.event {
-            Event::Product(event) => Some((happened.stream.id(), event)),
-            _ => None,
-        })
-        .collect();
-    if ours.is_empty() {
-        return Ok(());
+impl rows::Row for Product {
+    const TABLE: Table =
+        Table { name: "products", key: "sku", key_type: "text", columns: &["details", "price", "for_sale"] };
+
+    type Key = String;
+
+    fn copy(&self, row: &mut copy::Row<'_>) {
+        row.text(&self.sku).jsonb(&self.details).jsonb(&self.price).bool(self.for_sale);
     }
-    let keys: BTreeSet<_> = ours.iter().map(|(sku, _)| (*sku).to_owned()).collect();
-    let keys: Vec<_> = keys.into_iter().collect();
-    let before: BTreeMap<String, Product> = PRODUCTS.load(&keys, transaction).await?;
-    let mut products = before.clone();
-    for (sku, event) in ours {
-        fold(&mut products, sku, event);
-    }
-    let mut changes = IndexChanges::default();
-    for (sku, product) in &products {
-        changes.note(before.get(sku), product);
-    }
-    PRODUCTS.store(products.values(), transaction).await?;
-    changes.apply(transaction).await
 }
 
-async fn apply_availability(batch: &[Happened], transaction: &mut PgConnection) -> Result<(), sqlx::Error> {
-    let ours: Vec<(&str, &stock::Event)> = batch
-        .iter()
-        .filter_map(|happened| match &happened.event {
-            Event::Stock(event) => Some((happened.stream.id(), event)),
-            _ => None,
-        })
-        .collect();
-    if ours.is_empty() {
-        return Ok(());
+impl rows::Row for Availability {
+    const TABLE: Table =
+        Table { name: "availability", key: "sku", key_type: "text", columns: &["on_hand", "held"] };
+
+    type Key = String;
+
+    fn copy(&self, row: &mut copy::Row<'_>) {
+        row.text(&self.sku).int8(self.on_hand).int8(self.held);
     }
-    let keys: Vec<_> = ours.iter().map(|(sku, _)| (*sku).to_owned()).collect();
-    let mut rows: BTreeMap<String, Availability> = AVAILABILITY.load(&keys, transaction).await?;
-    for (sku, event) in ours {
-        let new = || Availability { sku: sku.to_owned(), ..Availability::default() };
-        let row = rows.entry(sku.to_owned()).or_insert_with(new);
-        (row.on_hand, row.held) = after(event, row.on_hand, row.held);
-    }
-    AVAILABILITY.store(rows.values(), transaction).await
 }
 
-fn fold(products: &mut BTreeMap<String, Product>, sku: &str, event: &product::Event) {
+fn fold(known: &mut Option<Product>, sku: &str, event: &product::Event) {
     if let product::Event::Created { details, price, .. } = event {
-        let product =
-            Product { sku: sku.to_owned(), details: details.clone(), price: *price, for_sale: true };
-        products.insert(sku.to_owned(), product);
+        let sku = sku.to_owned();
+        *known = Some(Product { sku, details: details.clone(), price: *price, for_sale: true });
         return;
     }
-    let Some(product) = products.get_mut(sku) else { return };
+    let Some(product) = known else { return };
     match event {
         product::Event::Created { .. } => {}
         product::Event::Changed(changes) => product.details.apply(changes),
@@ -216,9 +224,9 @@ fn fold(products: &mut BTreeMap<String, Product>, sku: &str, event: &product::Ev
 }
 
 impl IndexChanges {
-    fn note(&mut self, before: Option<&Product>, after: &Product) {
+    fn note(&mut self, before: Option<&Product>, after: Option<&Product>) {
         let before = before.filter(|product| product.for_sale);
-        let after = Some(after).filter(|product| product.for_sale);
+        let after = after.filter(|product| product.for_sale);
         if before.map(|product| &product.details) == after.map(|product| &product.details) {
             let repriced = after.filter(|after| before.is_some_and(|before| before.price != after.price));
             self.repriced.extend(repriced.map(|product| (product.sku.clone(), product.price.amount)));
@@ -242,7 +250,7 @@ impl IndexChanges {
             delete.execute(&mut *transaction).await?;
         }
         if !self.indexed.is_empty() {
-            let documents = Json(storable_rows(&self.indexed)?);
+            let documents = storable(&self.indexed)?;
             sqlx::query(INDEX).bind(documents).execute(&mut *transaction).await?;
         }
         if !self.repriced.is_empty() {
@@ -303,7 +311,7 @@ const INDEX: &str = "
     select sku, brand, category, amount, title_words,
            setweight(to_tsvector('english', title), 'A') || setweight(to_tsvector('english', subject), 'B')
            || setweight(to_tsvector('english', attributes), 'C') || setweight(to_tsvector('english', description), 'D')
-    from jsonb_to_recordset($1) as new (sku text, brand text, category text, amount bigint, title_words int,
+    from jsonb_to_recordset($1::text::jsonb) as new (sku text, brand text, category text, amount bigint, title_words int,
                                         title text, subject text, attributes text, description text)
     on conflict (sku) do update set
         brand = excluded.brand, category = excluded.category, amount = excluded.amount,

@@ -43,6 +43,10 @@ pub struct ReadModelStatus {
     /// Seconds until it has caught up, if it goes on like this.
     pub eta_s: Option<f64>,
     pub lanes: Vec<LaneStatus>,
+    /// Orders, SKUs and the like whose events are set aside, because one of them can't be applied.
+    pub set_aside: i64,
+    /// Events in forms that are newer than the code that applied them, by type.
+    pub newer_events: Vec<String>,
     /// What came out of its comparison with the live one.
     pub note: Option<String>,
 }
@@ -75,6 +79,8 @@ struct Row {
     events: i64,
     holder: Option<String>,
     moved_at: DateTime<Utc>,
+    set_aside: i64,
+    newer_events: Vec<String>,
 }
 
 /// All read models, or those of one projection.
@@ -90,7 +96,10 @@ pub async fn all(
         "select projection, version, code, state, state_since, started_at, note, clock_timestamp() as now,
                 case when state = 'standby' then state_since + make_interval(secs => keep_s) end as kept_until,
                 indexed_at is not null as is_indexed, lane, position, events, moved_at,
-                (select name from cartulary.workers where id = holder) as holder
+                (select name from cartulary.workers where id = holder) as holder,
+                (select count(*) from cartulary.parked as p where p.reader = lanes.reader) as set_aside,
+                array(select kind || ' ' || schema from cartulary.newer_events as n
+                      where n.reader = lanes.reader order by 1) as newer_events
          from cartulary.read_models join cartulary.lanes on reader = projection || '_v' || version
          where state <> 'retired' and ($1::text is null or projection = $1)
          order by projection, version, lane",
@@ -152,6 +161,8 @@ async fn one(lanes: &[Row], end: u64, log: &dyn EventLog) -> Option<ReadModelSta
         events_per_s: is_built.then(|| per_second(events)),
         eta_s: (is_built && position > 0).then(|| lag as f64 / per_second(position)),
         lanes: lanes.iter().map(lane).collect(),
+        set_aside: row.set_aside,
+        newer_events: row.newer_events.clone(),
         note: row.note.clone(),
     })
 }

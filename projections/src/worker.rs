@@ -122,9 +122,9 @@ impl Worker {
                 continue;
             }
             let (sender, status) = watch::channel(Status::default());
-            let (log, pool) = (self.builds.log().clone(), self.builds.pool().clone());
+            let (feed, pool) = (self.builds.feed().clone(), self.builds.pool().clone());
             let name = projection.name();
-            let task = tasks.spawn(lane::run(projection.clone(), lease.clone(), log, pool, sender));
+            let task = tasks.spawn(lane::run(projection.clone(), lease.clone(), feed, pool, sender));
             running.insert(key.clone(), Running { lease, task });
             statuses.insert(key, Lane { projection: name, is_live: *is_live, status });
         }

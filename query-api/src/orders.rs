@@ -19,7 +19,13 @@ use crate::answer::{Answer, Asked, Missing, unavailable};
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Order {
     id: Uuid,
-    /// pending, confirmed or cancelled
+    /// In the shop that it was imported from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    number: Option<String>,
+    /// Where it goes: ISO 3166-1, or as the record that it was imported from has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    country: Option<String>,
+    /// pending, confirmed, cancelled or imported
     status: String,
     /// Why it was cancelled: out_of_stock, payment_declined, payment_timed_out or
     /// cancelled_by_buyer.
@@ -29,6 +35,9 @@ pub(crate) struct Order {
     total: Option<MoneyBody>,
     payment: Payment,
     placed_at: DateTime<Utc>,
+    /// What was given back of an imported order, oldest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    refunds: Vec<Refund>,
     /// Oldest first.
     timeline: Vec<Step>,
 }
@@ -46,6 +55,16 @@ pub(crate) struct Line {
 pub(crate) struct Payment {
     /// none, pending, declined, authorized, captured, voided or refunded
     status: String,
+}
+
+/// Something of what the order cost was given back.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Refund {
+    reference: String,
+    /// Goods came back for it.
+    with_goods: bool,
+    at: DateTime<Utc>,
+    amount: MoneyBody,
 }
 
 /// Something that happened to the order.
@@ -75,20 +94,27 @@ pub(crate) async fn get(
 ) -> Result<Response, Problem> {
     let model = api.fresh(orders::NAME, &asked).await?;
     let (order, log_position) = orders::order(&api.pool, &model, id.0).await.map_err(unavailable)?;
-    let Some((order, timeline)) = order else {
+    let Some(whole) = order else {
         let missing =
             Missing { code: "order_not_found", detail: "there is no order with this id", log_position };
         return Ok(missing.into_response());
     };
     // The order's own version, which If-Match compares, and what else changes what is shown.
-    let version = format!("{}-{}", order.version, order.position);
-    Ok(Answer::private(Order::new(order, timeline), log_position, &asked)
-        .etag(version, &asked)
-        .into_response())
+    let version = format!("{}-{}", whole.order.version, whole.order.position);
+    Ok(Answer::private(Order::from(whole), log_position, &asked).etag(version, &asked).into_response())
 }
 
-impl Order {
-    fn new(order: orders::Order, timeline: Vec<orders::TimelineEntry>) -> Self {
+impl From<orders::Refund> for Refund {
+    fn from(refund: orders::Refund) -> Self {
+        let orders::Refund { reference, with_goods, at, amount, currency } = refund;
+        // Rows are written with currencies that there are.
+        let currency = currency.parse().unwrap_or_else(|_| unreachable!("{currency} is a currency"));
+        Self { reference, with_goods, at, amount: domain::Money::new(amount, currency).into() }
+    }
+}
+
+impl From<orders::Whole> for Order {
+    fn from(orders::Whole { order, refunds, timeline }: orders::Whole) -> Self {
         let line = |line: domain::order::Line| Line {
             sku: line.sku.to_string(),
             title: line.title,
@@ -99,12 +125,15 @@ impl Order {
         let step = |orders::TimelineEntry { kind, at, position }| Step { kind, at, position };
         Self {
             id: order.id,
+            number: order.number,
+            country: order.country,
             status: order.status,
             reason: order.reason,
             lines: order.lines.0.into_iter().map(line).collect(),
             total: order.total.0.map(MoneyBody::from),
             payment: Payment { status: order.payment_status },
             placed_at: order.placed_at,
+            refunds: refunds.into_iter().map(Refund::from).collect(),
             timeline: timeline.into_iter().map(step).collect(),
         }
     }

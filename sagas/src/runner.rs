@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::commit::Hash;
-use domain::{Aggregate, Command, CommandId, Event, OrderId};
+use domain::{Aggregate, Command, CommandId, OrderId};
 use futures_util::StreamExt;
 use infra::clock::Clock;
 use infra::execute::{self, Executed, Executor, Executors, Request};
-use infra::follow::Follower;
+use infra::feed::{Entry, Feed};
 use infra::lanes;
-use infra::log::{EventLog, Stored, Unavailable};
+use infra::log::Unavailable;
 use infra::payment::PaymentProvider;
 use infra::timers::{Fired, JetStreamTimers, Timer, Timers};
 use sqlx::PgPool;
@@ -26,6 +26,10 @@ use crate::settle::settle;
 
 /// Name of the sagas' checkpoint.
 pub const READER: &str = "sagas";
+
+/// Categories of the streams that sagas follow.
+const FOLLOWED: [&str; 4] =
+    [domain::cart::CATEGORY, domain::stock::CATEGORY, domain::order::CATEGORY, domain::payment::CATEGORY];
 
 /// Inputs in memory at a time: with more, reading the log waits.
 const WORK_MAX: usize = 4_096;
@@ -42,7 +46,7 @@ pub struct Settings {
 
 /// All that the sagas work with.
 pub struct Sagas {
-    pub log: Arc<dyn EventLog>,
+    pub feed: Arc<Feed>,
     pub clock: Clock,
     pub executors: Arc<Executors>,
     pub checkouts: Executor<Checkout>,
@@ -127,59 +131,59 @@ impl Sagas {
         queues: &Queues<(Kind, OrderId), Work>,
         status: &watch::Sender<Status>,
     ) {
-        let mut follower = Follower::new(self.log.clone(), after);
+        let mut follower = self.feed.follow(after);
         loop {
-            match follower.batch(BATCH_MAX).await {
-                Ok(batch) => {
-                    status.send_if_modified(|status| status.stopped.take().is_some());
-                    for stored in &batch {
-                        self.clone().hand_in(stored, queues, status).await;
-                    }
-                }
-                Err(error) => {
-                    tracing::error!(%error, "the sagas can't go on");
-                    status.send_modify(|status| status.stopped = Some(error.to_string()));
+            for entry in follower.batch(BATCH_MAX).await {
+                while let Err(reason) = self.clone().hand_in(&entry, queues).await {
+                    // Never skipped in silence: a build that knows the event goes on from here.
+                    tracing::error!(reason, position = entry.sequence, "the sagas can't go on");
+                    status.send_modify(|status| status.stopped = Some(reason.clone()));
                     tokio::time::sleep(BACKOFF_MAX).await;
                 }
+                status.send_if_modified(|status| status.stopped.take().is_some());
             }
         }
     }
 
-    /// Hands a commit's events to the sagas that follow them.
+    /// Hands a commit's events to the sagas that follow them. What is not readable is passed over, if it
+    /// is of no stream that a saga follows.
     async fn hand_in(
         self: Arc<Self>,
-        stored: &Stored,
+        entry: &Entry,
         queues: &Queues<(Kind, OrderId), Work>,
-        status: &watch::Sender<Status>,
-    ) {
-        for recorded in &stored.commit.events {
-            let event = loop {
-                match Event::decode(recorded) {
-                    Ok(event) => break event,
-                    // Never skipped in silence: a build that knows the event goes on from here.
-                    Err(error) => {
-                        tracing::error!(%error, position = stored.sequence, "the sagas can't go on");
-                        status.send_modify(|status| status.stopped = Some(error.to_string()));
-                        tokio::time::sleep(BACKOFF_MAX).await;
-                    }
-                }
-            };
-            let Some(event) = event else { continue };
-            let stream = &stored.commit.stream;
+    ) -> Result<(), String> {
+        let is_followed = entry.stream.as_ref().is_none_or(|stream| FOLLOWED.contains(&stream.category()));
+        let commit = match &entry.commit {
+            Err(error) if is_followed => return Err(error.to_string()),
+            Err(_) => {
+                queues.seen(entry.sequence);
+                return Ok(());
+            }
+            Ok(commit) => commit,
+        };
+        if let (true, Some(error)) =
+            (is_followed, entry.events().iter().find_map(|event| event.as_ref().err()))
+        {
+            return Err(error.to_string());
+        }
+        for (recorded, event) in commit.events.iter().zip(entry.events()) {
+            let Ok(Some(event)) = event else { continue };
+            let stream = &commit.stream;
             let followed = [
-                (Kind::Checkout, checkout::follows(stream.id(), &event)),
-                (Kind::Payment, payment::follows(stream.id(), &event)),
+                (Kind::Checkout, checkout::follows(stream.id(), event)),
+                (Kind::Payment, payment::follows(stream.id(), event)),
             ];
             for (kind, order_id) in followed {
                 let Some(order_id) = order_id else { continue };
                 let (stream, event, at) = (stream.clone(), event.clone(), recorded.occurred_at);
                 let input = Input::Event { stream, event, at };
-                let (cause, correlation) = (recorded.id, stored.commit.correlation);
+                let (cause, correlation) = (recorded.id, commit.correlation);
                 let work = Work { kind, order_id, input, cause, correlation, fired: None };
-                self.clone().push(queues, work, stored.sequence).await;
+                self.clone().push(queues, work, entry.sequence).await;
             }
         }
-        queues.seen(stored.sequence);
+        queues.seen(entry.sequence);
+        Ok(())
     }
 
     async fn follow_timers(

@@ -28,7 +28,7 @@ impl Client {
         path: &str,
         body: Option<Value>,
     ) -> anyhow::Result<(StatusCode, Value)> {
-        let mut request = self.http.request(method, format!("{}/admin/projections{path}", self.url));
+        let mut request = self.http.request(method, format!("{}/admin{path}", self.url));
         if let Some(body) = body {
             request = request.json(&body);
         }
@@ -53,7 +53,8 @@ impl Client {
     }
 
     pub async fn status(&self, name: Option<&str>) -> anyhow::Result<Vec<ReadModelStatus>> {
-        let path = name.map_or_else(String::new, |name| format!("/{name}"));
+        let path = name.map_or_else(String::new, |name| format!("/{}", segment(name)));
+        let path = format!("/projections{path}");
         let ReadModelStatuses { data } = self.ask(Method::GET, &path, None).await?;
         Ok(data)
     }
@@ -67,18 +68,23 @@ impl Client {
     }
 
     pub async fn post<T: DeserializeOwned>(&self, path: &str, body: Option<Value>) -> anyhow::Result<T> {
-        self.ask(Method::POST, &format!("/{path}"), body).await
+        self.ask(Method::POST, &format!("/projections/{path}"), body).await
+    }
+
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
+        self.ask(Method::GET, path, None).await
     }
 
     pub async fn cancel(&self, name: &str) -> anyhow::Result<()> {
-        let (status, body) = self.send(Method::POST, &format!("/{name}/cancel"), None).await?;
+        let (status, body) =
+            self.send(Method::POST, &format!("/projections/{}/cancel", segment(name)), None).await?;
         anyhow::ensure!(status.is_success(), "{}", words(status, &body));
         Ok(())
     }
 
     /// What the comparison of a build found, if it was made.
     pub async fn comparison(&self, build: &Version) -> anyhow::Result<Option<Comparison>> {
-        let path = format!("/{}/verifications/{}", build.projection, build.version);
+        let path = format!("/projections/{}/verifications/{}", build.projection, build.version);
         let (status, body) = self.send(Method::GET, &path, None).await?;
         if status == StatusCode::NOT_FOUND {
             return Ok(None);
@@ -88,6 +94,21 @@ impl Client {
     }
 }
 
+/// Text as one segment of a path.
+pub fn segment(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    let encoded = text.bytes().map(|byte| match plain(byte) {
+        true => char::from(byte).to_string(),
+        false => format!("%{byte:02X}"),
+    });
+    encoded.collect()
+}
+
 fn words(status: StatusCode, problem: &Value) -> String {
-    problem["detail"].as_str().map_or_else(|| format!("the admin API answers {status}"), str::to_owned)
+    let Some(detail) = problem["detail"].as_str() else { return format!("the admin API answers {status}") };
+    let errors = problem["errors"].as_array().into_iter().flatten();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    errors.fold(detail.to_owned(), |words, error| {
+        format!("{words}: {} {}", text(&error["pointer"]), text(&error["detail"]))
+    })
 }

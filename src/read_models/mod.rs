@@ -1,6 +1,7 @@
 //! `cartulary projections`: what operators ask of the read models, through the admin API.
 
 mod client;
+mod dead_letters;
 mod print;
 
 use std::io::IsTerminal;
@@ -54,6 +55,7 @@ pub async fn run(options: Projections) -> anyhow::Result<ExitCode> {
             println!("what was under way for {name} is cancelled");
             Ok(ExitCode::SUCCESS)
         }
+        ProjectionsWhat::DeadLetters(what) => dead_letters::run(&client, what).await,
     }
 }
 
@@ -169,7 +171,8 @@ fn end(model: Option<&ReadModelStatus>) -> Option<End> {
         let events = model.events;
         return Some(End { is_live: true, words: format!("is live, after {events} events") });
     }
-    let note = model.note.as_ref().filter(|note| note.starts_with("differs"))?;
+    let waits = |note: &&String| note.starts_with("differs") || note.starts_with("has set aside");
+    let note = model.note.as_ref().filter(waits)?;
     let words = format!(
         "{note}: `cartulary projections cut-over {}` takes it all the same, `cancel` drops it",
         model.projection

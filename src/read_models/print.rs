@@ -5,19 +5,23 @@ use projections::verify::Comparison;
 
 /// A line for each read model, under a line of headings.
 pub fn table(models: &[ReadModelStatus]) -> String {
-    let headings = ["READ MODEL", "STATE", "PHASE", "POSITION", "LAG", "BEHIND", "LANES", "NOTE"];
+    let headings =
+        ["READ MODEL", "STATE", "PHASE", "POSITION", "LAG", "BEHIND", "LANES", "SET ASIDE", "NOTE"];
     let mut rows = vec![headings.map(str::to_owned)];
     for model in models {
         let held = model.lanes.iter().filter(|lane| lane.holder.is_some()).count();
         let mut holders: Vec<&str> = model.lanes.iter().filter_map(|lane| lane.holder.as_deref()).collect();
         holders.sort_unstable();
         holders.dedup();
-        let note = match (&model.note, model.kept_until, model.events_per_s) {
+        let mut note = match (&model.note, model.kept_until, model.events_per_s) {
             (Some(note), ..) => note.clone(),
             (None, Some(until), _) => format!("kept until {}", until.format("%Y-%m-%d %H:%M")),
             (None, None, Some(_)) => pace(model),
             (None, None, None) => String::new(),
         };
+        if !model.newer_events.is_empty() {
+            note = format!("{note} (knows only a part of {})", model.newer_events.join(", "));
+        }
         rows.push([
             model.schema.clone(),
             model.state.clone(),
@@ -26,6 +30,7 @@ pub fn table(models: &[ReadModelStatus]) -> String {
             model.lag.to_string(),
             format!("{:.1} s", model.lag_s),
             format!("{held}/{} {}", model.lanes.len(), holders.join(" ")),
+            model.set_aside.to_string(),
             note,
         ]);
     }
@@ -67,7 +72,7 @@ pub fn comparison(comparison: &Comparison) -> String {
     format!("{text}\nAt position {}, the rows are {verdict}.", comparison.position)
 }
 
-fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
+pub fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..N).map(width).collect();
     let line = |row: &[String; N]| {

@@ -173,7 +173,8 @@ fn holds(seed: u64, commits: &[Stored], told: &Told) {
         assert!(!by_id.contains_key(&request(*number).command_id), "seed {seed}: {number} was refused");
     }
     let mut streams: BTreeMap<&StreamId, (Stock, u64, Option<Hash>)> = BTreeMap::new();
-    for Stored { commit, hash, .. } in commits {
+    for stored in commits {
+        let commit = &stored.commit;
         let (state, version, last) = streams.entry(&commit.stream).or_default();
         assert_eq!(
             (commit.version, commit.previous),
@@ -182,7 +183,7 @@ fn holds(seed: u64, commits: &[Stored], told: &Told) {
             commit.stream
         );
         commit.events.iter().for_each(|event| state.evolve(&event.decode().expect("readable")));
-        (*version, *last) = (commit.version_after(), Some(*hash));
+        (*version, *last) = (commit.version_after(), Some(stored.hash()));
         assert!(state.held() <= state.on_hand(), "seed {seed}: oversold");
     }
 }

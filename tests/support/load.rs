@@ -231,7 +231,7 @@ async fn recorded(log: &JetStreamLog) -> BTreeMap<u64, u64> {
         let (version, last) = streams.entry(stored.commit.stream.clone()).or_default();
         let follows = (stored.commit.version, stored.commit.previous) == (*version + 1, *last);
         assert!(follows, "the commit at {} does not follow that before it", stored.sequence);
-        (*version, *last) = (stored.commit.version_after(), Some(stored.hash));
+        (*version, *last) = (stored.commit.version_after(), Some(stored.hash()));
         assert!(ids.insert(stored.commit.id), "the command of {} was recorded before", stored.sequence);
         if stored.commit.stream.category() == stock::CATEGORY
             && let Event::Adjusted { reason, .. } = stored.commit.events[0].decode().expect("readable")

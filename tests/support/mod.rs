@@ -4,6 +4,7 @@ pub mod disk;
 pub mod faulty_log;
 pub mod load;
 pub mod memory;
+pub mod projecting;
 pub mod proxy;
 pub mod servers;
 pub mod shop;

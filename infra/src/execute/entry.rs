@@ -248,7 +248,7 @@ impl<A: Aggregate> Memory<A> {
             return Ok(());
         }
         let (commit, events) = (&stored.commit, decode::<A>(stored)?);
-        self.confirmed.fold(&events, commit.version_after(), stored.hash);
+        self.confirmed.fold(&events, commit.version_after(), stored.hash());
         self.confirmed.sequence = stored.sequence;
         self.done.note(commit.id, stored.sequence, commit.recorded_at);
         Ok(())

@@ -66,7 +66,7 @@ impl<A: Aggregate> Executor<A> {
             let Folded { sequence, hash, .. } = snapshot.folded;
             // With the snapshot's own commit, to see that it's of this log.
             let tail = self.log.load(stream, sequence.saturating_sub(1)).await?;
-            if tail.first().is_some_and(|first| first.sequence == sequence && Some(first.hash) == hash) {
+            if tail.first().is_some_and(|first| first.sequence == sequence && Some(first.hash()) == hash) {
                 entry.memory().restore(snapshot);
                 return Ok(tail);
             }

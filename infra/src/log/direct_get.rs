@@ -9,7 +9,7 @@ use async_nats::{Client, HeaderMap, Message, StatusCode};
 use futures_util::StreamExt;
 
 use super::memory::stored;
-use super::subjects::STREAM;
+use super::subjects::{STREAM, stream_of};
 use super::{PageOfStream, ReadError, Stored, Unavailable};
 use crate::nats::{Connection, Unanswered};
 
@@ -75,7 +75,7 @@ async fn ask(
 fn message(message: &Message) -> Result<Stored, ReadError> {
     let sequence = header(message, "Nats-Sequence")
         .ok_or_else(|| Unavailable::because("a message came without its sequence"))?;
-    stored(sequence, &message.payload)
+    stored(sequence, &message.payload, || stream_of(&header::<String>(message, "Nats-Subject")?))
 }
 
 fn header<T: std::str::FromStr>(message: &Message, name: &str) -> Option<T> {

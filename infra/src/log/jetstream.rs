@@ -18,7 +18,7 @@ use futures_util::stream::{self, BoxStream};
 use futures_util::{FutureExt, StreamExt};
 
 use super::memory::stored;
-use super::subjects::{ALL, STREAM, subject};
+use super::subjects::{ALL, STREAM, stream_of, subject};
 use super::{
     Append, AppendError, EventLog, Message, PageOfStream, ReadError, Stored, Unavailable, batch, direct_get,
     drift,
@@ -142,6 +142,10 @@ impl Following {
             None => self.messages.insert(self.log.consume(self.last).await?),
         };
         let message = loop {
+            // A timer for each of many messages that are there already would cost as much as they do.
+            if let Some(Some(message)) = messages.next().now_or_never() {
+                break message.map_err(Unavailable::because)?;
+            }
             match tokio::time::timeout(CONNECTION_CHECK, messages.next()).await {
                 Ok(Some(message)) => break message.map_err(Unavailable::because)?,
                 Ok(None) => return Err(Unavailable::because("the consumer ended").into()),
@@ -159,7 +163,7 @@ impl Following {
             let reason = format!("position {sequence} came after {}", self.last);
             return Err(Unavailable::because(reason).into());
         }
-        let stored = stored(sequence, &message.payload)?;
+        let stored = stored(sequence, &message.payload, || stream_of(&message.subject))?;
         self.last = sequence;
         Ok(stored)
     }
@@ -261,7 +265,7 @@ impl EventLog for JetStreamLog {
         async move {
             let handle = self.context.get_stream_no_info(STREAM).await.map_err(Unavailable::because)?;
             match handle.direct_get(sequence).await {
-                Ok(message) => stored(sequence, &message.payload).map(Some),
+                Ok(message) => stored(sequence, &message.payload, || stream_of(&message.subject)).map(Some),
                 Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
                 Err(error) => Err(Unavailable::because(error).into()),
             }

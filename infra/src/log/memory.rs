@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use domain::commit::Hash;
 use domain::{Commit, StreamId};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -22,7 +21,7 @@ pub struct MemoryLog {
 
 #[derive(Debug, Default)]
 struct Commits {
-    bodies: Vec<Bytes>,
+    messages: Vec<(StreamId, Bytes)>,
     /// Positions of each stream's commits.
     streams: HashMap<StreamId, Vec<u64>>,
 }
@@ -34,8 +33,8 @@ impl Commits {
     }
 
     fn push(&mut self, message: &Message) -> u64 {
-        self.bodies.push(message.body.clone());
-        let sequence = self.bodies.len() as u64;
+        self.messages.push((message.stream.clone(), message.body.clone()));
+        let sequence = self.messages.len() as u64;
         self.streams.entry(message.stream.clone()).or_default().push(sequence);
         sequence
     }
@@ -72,7 +71,7 @@ impl MemoryLog {
         if !batch.iter().all(expected) {
             return Err(AppendError::Conflict);
         }
-        let first = commits.bodies.len() as u64 + 1;
+        let first = commits.messages.len() as u64 + 1;
         let last = batch.iter().map(|append| commits.push(&append.message)).last();
         self.end.send_replace(last.unwrap_or(first - 1));
         Ok(first)
@@ -81,8 +80,8 @@ impl MemoryLog {
     fn read_now(&self, sequence: u64) -> Result<Option<Stored>, ReadError> {
         let commits = self.commits();
         let index = usize::try_from(sequence).ok().and_then(|sequence| sequence.checked_sub(1));
-        let body = index.and_then(|index| commits.bodies.get(index));
-        body.map(|body| stored(sequence, body)).transpose()
+        let message = index.and_then(|index| commits.messages.get(index));
+        message.map(|(stream, body)| stored(sequence, body, || Some(stream.clone()))).transpose()
     }
 
     fn load_page_now(&self, stream: &StreamId, after: u64, most: usize) -> Result<PageOfStream, ReadError> {
@@ -94,9 +93,15 @@ impl MemoryLog {
 }
 
 /// Decodes one message of a log.
-pub(super) fn stored(sequence: u64, body: &[u8]) -> Result<Stored, ReadError> {
-    let commit = Commit::from_bytes(body).map_err(|source| ReadError::Unreadable { sequence, source })?;
-    Ok(Stored { sequence, commit, hash: Hash::of(body) })
+pub(super) fn stored(
+    sequence: u64,
+    body: &Bytes,
+    stream: impl FnOnce() -> Option<StreamId>,
+) -> Result<Stored, ReadError> {
+    match Commit::from_bytes(body) {
+        Ok(commit) => Ok(Stored { sequence, commit, body: body.clone() }),
+        Err(source) => Err(ReadError::Unreadable { sequence, stream: stream(), body: body.clone(), source }),
+    }
 }
 
 impl EventLog for MemoryLog {

@@ -59,8 +59,16 @@ pub struct Stored {
     /// Position in the log: 1, 2, 3, … without gaps.
     pub sequence: u64,
     pub commit: Commit,
+    /// The commit's bytes as stored.
+    pub body: Bytes,
+}
+
+impl Stored {
     /// Of the commit's bytes as stored.
-    pub hash: Hash,
+    #[must_use]
+    pub fn hash(&self) -> Hash {
+        Hash::of(&self.body)
+    }
 }
 
 /// Some commits of one stream, in order.
@@ -115,6 +123,9 @@ pub enum ReadError {
     #[error("the commit at position {sequence} is not readable")]
     Unreadable {
         sequence: u64,
+        /// As its subject has it.
+        stream: Option<StreamId>,
+        body: Bytes,
         #[source]
         source: DecodeError,
     },

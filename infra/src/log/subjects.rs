@@ -16,6 +16,13 @@ pub fn subject(stream: &StreamId) -> String {
     format!("ev.{}.{}.{}", stream.partition(), stream.category(), stream.id().replace('.', "%2E"))
 }
 
+/// The stream that a subject is of; nothing, if the log has no such subjects.
+pub(super) fn stream_of(subject: &str) -> Option<StreamId> {
+    let mut tokens = subject.strip_prefix("ev.")?.splitn(3, '.');
+    let (_, category, id) = (tokens.next()?, tokens.next()?, tokens.next()?);
+    format!("{category}/{}", id.replace("%2E", ".")).parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -24,5 +31,7 @@ mod tests {
     fn dots_in_ids_do_not_make_new_tokens() {
         let stream: StreamId = "stock/A.1-b_C".parse().unwrap();
         assert_eq!(subject(&stream), format!("ev.{}.stock.A%2E1-b_C", stream.partition()));
+        assert_eq!(stream_of(&subject(&stream)), Some(stream));
+        assert_eq!(stream_of("ev.7.stock.a.b"), None);
     }
 }

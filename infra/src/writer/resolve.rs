@@ -138,7 +138,7 @@ impl Inner {
     async fn read_back(&self, message: &Message, expected: u64) -> Result<Found, crate::log::ReadError> {
         let after = self.log.load(&message.stream, expected).await?;
         Ok(match after.first() {
-            Some(stored) if stored.hash == message.hash => Found::Ours(stored.sequence),
+            Some(stored) if stored.hash() == message.hash => Found::Ours(stored.sequence),
             Some(_) => Found::Another,
             None => Found::Nothing,
         })

@@ -1,5 +1,7 @@
 //! The admin HTTP API: for operators, on an address of its own.
 
+pub mod dead_letters;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,7 +50,7 @@ pub fn router(builds: Builds) -> Router {
     #[derive(OpenApi)]
     #[openapi(info(
         title = "Cartulary, for operators",
-        description = "Read models: their state, rebuilds, verification."
+        description = "Read models: their state, rebuilds, verification, dead letters."
     ))]
     struct Admin;
     let routes = OpenApiRouter::with_openapi(Admin::openapi())
@@ -60,6 +62,7 @@ pub fn router(builds: Builds) -> Router {
         .routes(routes!(cancel))
         .routes(routes!(cut_over))
         .routes(routes!(roll_back))
+        .merge(dead_letters::routes())
         .with_state(Arc::new(builds));
     let (router, document) = routes.split_for_parts();
     let document = Arc::new(document);

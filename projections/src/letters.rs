@@ -1,0 +1,311 @@
+//! What a lane has set aside: events that can't be applied, and all that happens later to what they are
+//! about, in order. Everything else goes on.
+
+use std::collections::{BTreeMap, HashSet};
+
+use infra::lanes::Lease;
+use infra::read_models::Position;
+use sqlx::{FromRow, PgConnection};
+
+/// An event of a newer form than this build's, which was read as far as this build knows it.
+type Newer = BTreeMap<(String, u32), (u64, u64, u64)>;
+
+/// An event that was set aside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Letter {
+    pub key: String,
+    pub position: u64,
+    pub index: u32,
+    pub stream: String,
+    pub kind: String,
+    /// Why it can't be applied; nothing, if it only waits for another one.
+    pub reason: Option<String>,
+}
+
+/// The keys of a lane whose events are set aside, and what is to be said of them with the next
+/// checkpoint.
+pub(crate) struct Letters {
+    lease: Lease,
+    keys: HashSet<String>,
+    /// Events that operators have decided to do without, by position and place in the commit.
+    skipped: HashSet<(u64, u32)>,
+    new: Vec<Letter>,
+    newer: Newer,
+}
+
+/// Where an event stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromRow)]
+pub(crate) struct Place {
+    #[sqlx(try_from = "i64")]
+    pub position: Position,
+    pub index: i32,
+}
+
+/// This build's code, of the rules and of the projections: what it can't apply, other code may.
+fn build() -> String {
+    format!("{}/{}", domain::CODE, env!("CODE_HASH"))
+}
+
+impl Letters {
+    /// What the lane has set aside; where other code did that, it is asked to be tried again.
+    pub async fn load(
+        lease: &Lease,
+        projection: &str,
+        connection: &mut PgConnection,
+    ) -> Result<Self, sqlx::Error> {
+        sqlx::query(
+            "update cartulary.parked set asked_at = clock_timestamp()
+             where reader = $1 and lane = $2 and build <> $3 and asked_at is null",
+        )
+        .bind(&lease.reader)
+        .bind(lease.lane)
+        .bind(build())
+        .execute(&mut *connection)
+        .await?;
+        let keys: Vec<String> =
+            sqlx::query_scalar("select key from cartulary.parked where reader = $1 and lane = $2")
+                .bind(&lease.reader)
+                .bind(lease.lane)
+                .fetch_all(&mut *connection)
+                .await?;
+        let mut letters = Self {
+            lease: lease.clone(),
+            keys: keys.into_iter().collect(),
+            skipped: HashSet::new(),
+            new: Vec::new(),
+            newer: Newer::new(),
+        };
+        letters.learn_skipped(projection, connection).await?;
+        Ok(letters)
+    }
+
+    async fn learn_skipped(
+        &mut self,
+        projection: &str,
+        connection: &mut PgConnection,
+    ) -> Result<(), sqlx::Error> {
+        let skipped: Vec<Place> =
+            sqlx::query_as("select position, index from cartulary.skipped_events where projection = $1")
+                .bind(projection)
+                .fetch_all(connection)
+                .await?;
+        self.skipped = skipped
+            .into_iter()
+            .map(|Place { position, index }| (position.0, index.cast_unsigned()))
+            .collect();
+        Ok(())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// Whether events of the key have to wait.
+    pub fn holds(&self, key: &str) -> bool {
+        !self.keys.is_empty() && self.keys.contains(key)
+    }
+
+    pub fn is_skipped(&self, position: u64, index: u32) -> bool {
+        !self.skipped.is_empty() && self.skipped.contains(&(position, index))
+    }
+
+    pub fn add(&mut self, letter: Letter) {
+        self.keys.insert(letter.key.clone());
+        self.new.push(letter);
+    }
+
+    /// Takes note of an event in a form that is newer than this build.
+    pub fn note_newer(&mut self, kind: &str, schema: u32, position: u64) {
+        let (events, first, last) =
+            self.newer.entry((kind.to_owned(), schema)).or_insert((0, position, position));
+        *events += 1;
+        *first = position.min(*first);
+        *last = position.max(*last);
+    }
+
+    /// Says what was set aside and seen since the last checkpoint.
+    pub async fn store(&mut self, transaction: &mut PgConnection) -> Result<(), sqlx::Error> {
+        let reader = self.lease.reader.clone();
+        for letter in std::mem::take(&mut self.new) {
+            self.park(&letter, transaction).await?;
+        }
+        for ((kind, schema), (events, first, last)) in std::mem::take(&mut self.newer) {
+            tracing::warn!(reader, kind, schema, "an event has a newer form than this build knows");
+            sqlx::query(
+                "insert into cartulary.newer_events as known (reader, kind, schema, events, first_position, last_position)
+                 values ($1, $2, $3, $4, $5, $6)
+                 on conflict (reader, kind, schema) do update set events = known.events + excluded.events,
+                     last_position = excluded.last_position",
+            )
+            .bind(&reader)
+            .bind(kind)
+            .bind(schema.cast_signed())
+            .bind(events.cast_signed())
+            .bind(first.cast_signed())
+            .bind(last.cast_signed())
+            .execute(&mut *transaction)
+            .await?;
+        }
+        Ok(())
+    }
+
+    async fn park(&self, letter: &Letter, transaction: &mut PgConnection) -> Result<(), sqlx::Error> {
+        let Letter { key, position, index, stream, kind, reason } = letter;
+        sqlx::query(
+            "insert into cartulary.dead_letters (reader, key, position, index, stream, kind, reason)
+             values ($1, $2, $3, $4, $5, $6, $7)",
+        )
+        .bind(&self.lease.reader)
+        .bind(key)
+        .bind(position.cast_signed())
+        .bind(index.cast_signed())
+        .bind(stream)
+        .bind(kind)
+        .bind(reason)
+        .execute(&mut *transaction)
+        .await?;
+        let Some(reason) = reason else { return Ok(()) };
+        tracing::error!(reader = self.lease.reader, key, position, kind, reason, "an event can't be applied");
+        sqlx::query(
+            "insert into cartulary.parked (reader, lane, key, build) values ($1, $2, $3, $4)
+             on conflict do nothing",
+        )
+        .bind(&self.lease.reader)
+        .bind(self.lease.lane)
+        .bind(key)
+        .bind(build())
+        .execute(&mut *transaction)
+        .await?;
+        record(&self.lease.reader, key, Some((*position, *index)), "set aside", reason, transaction).await
+    }
+
+    /// Keys whose events are to be tried again.
+    pub async fn asked(
+        &mut self,
+        projection: &str,
+        connection: &mut PgConnection,
+    ) -> Result<Vec<String>, sqlx::Error> {
+        if self.keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        let asked: Vec<String> = sqlx::query_scalar(
+            "select key from cartulary.parked
+             where reader = $1 and lane = $2 and asked_at is not null order by key",
+        )
+        .bind(&self.lease.reader)
+        .bind(self.lease.lane)
+        .fetch_all(&mut *connection)
+        .await?;
+        if !asked.is_empty() {
+            self.learn_skipped(projection, connection).await?;
+        }
+        Ok(asked)
+    }
+
+    /// The first events of the key that are set aside, in order.
+    pub async fn first(
+        &self,
+        key: &str,
+        most: usize,
+        connection: &mut PgConnection,
+    ) -> Result<Vec<Place>, sqlx::Error> {
+        sqlx::query_as(
+            "select position, index from cartulary.dead_letters where reader = $1 and key = $2
+             order by position, index limit $3",
+        )
+        .bind(&self.lease.reader)
+        .bind(key)
+        .bind(i64::try_from(most).unwrap_or(i64::MAX))
+        .fetch_all(connection)
+        .await
+    }
+
+    /// Takes the key's events up to and with this one off the list.
+    pub async fn applied(
+        &self,
+        key: &str,
+        last: Place,
+        transaction: &mut PgConnection,
+    ) -> Result<(), sqlx::Error> {
+        sqlx::query(
+            "delete from cartulary.dead_letters
+             where reader = $1 and key = $2 and (position, index) <= ($3, $4)",
+        )
+        .bind(&self.lease.reader)
+        .bind(key)
+        .bind(last.position.0.cast_signed())
+        .bind(last.index)
+        .execute(transaction)
+        .await?;
+        Ok(())
+    }
+
+    /// Nothing of the key is set aside any more.
+    pub async fn release(&mut self, key: &str, transaction: &mut PgConnection) -> Result<(), sqlx::Error> {
+        sqlx::query("delete from cartulary.parked where reader = $1 and key = $2")
+            .bind(&self.lease.reader)
+            .bind(key)
+            .execute(&mut *transaction)
+            .await?;
+        record(&self.lease.reader, key, None, "drained", "all of its events are applied", transaction).await
+    }
+
+    /// The key's events are applied now, for good: later ones need not wait.
+    pub fn released(&mut self, key: &str) {
+        self.keys.remove(key);
+    }
+
+    /// The key's first event can't be applied, still or again.
+    pub async fn failed(
+        &self,
+        key: &str,
+        place: Place,
+        reason: &str,
+        transaction: &mut PgConnection,
+    ) -> Result<(), sqlx::Error> {
+        let Place { position: Position(position), index } = place;
+        sqlx::query(
+            "update cartulary.dead_letters set reason = $5, attempts = attempts + 1
+             where reader = $1 and key = $2 and position = $3 and index = $4",
+        )
+        .bind(&self.lease.reader)
+        .bind(key)
+        .bind(position.cast_signed())
+        .bind(index)
+        .bind(reason)
+        .execute(&mut *transaction)
+        .await?;
+        sqlx::query("update cartulary.parked set asked_at = null, build = $3 where reader = $1 and key = $2")
+            .bind(&self.lease.reader)
+            .bind(key)
+            .bind(build())
+            .execute(&mut *transaction)
+            .await?;
+        let place = Some((position, index.cast_unsigned()));
+        record(&self.lease.reader, key, place, "tried again in vain", reason, transaction).await
+    }
+}
+
+/// Writes down what was done with a dead letter.
+pub(crate) async fn record(
+    reader: &str,
+    key: &str,
+    place: Option<(u64, u32)>,
+    what: &str,
+    detail: &str,
+    connection: &mut PgConnection,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "insert into cartulary.dead_letter_history (reader, key, position, index, what, detail)
+         values ($1, $2, $3, $4, $5, $6)",
+    )
+    .bind(reader)
+    .bind(key)
+    .bind(place.map(|(position, _)| position.cast_signed()))
+    .bind(place.map(|(_, index)| index.cast_signed()))
+    .bind(what)
+    .bind(detail.replace('\0', "\u{FFFD}"))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
