@@ -2,6 +2,7 @@
 
 mod dead_letters;
 mod embedded;
+mod exactly_once;
 mod execute;
 mod faults;
 mod journeys;

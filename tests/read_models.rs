@@ -88,7 +88,7 @@ async fn shared_by(admin: &str, workers: &[&Roles], limit: Duration) {
 
 /// Every read model is what the log makes of it.
 async fn all_verified(admin: &str) {
-    for name in ["catalog", "search", "orders", "carts"] {
+    for name in ["catalog", "search", "orders", "carts", "sales"] {
         let (same, printed) = operate(admin, &["verify", name]).await;
         assert!(same, "{name}: {printed}");
     }
@@ -285,8 +285,14 @@ async fn read_models_of_builds_that_kept_checkpoints_are_taken_over() {
             models.into_iter().map(|model| (model.schema(), model.position.0)).collect();
         positions.sort_unstable();
         // Orders have newer code than those builds had, which is built beside.
-        let expected =
-            [("carts_v1", 10), ("catalog_v1", 7), ("orders_v1", 9), ("orders_v2", 0), ("search_v1", 8)];
+        let expected = [
+            ("carts_v1", 10),
+            ("catalog_v1", 7),
+            ("orders_v1", 9),
+            ("orders_v2", 0),
+            ("sales_v1", 0),
+            ("search_v1", 8),
+        ];
         assert_eq!(positions, expected.map(|(schema, position)| (schema.to_owned(), position)));
     }
     let mut connection = pool.acquire().await.expect("a connection");

@@ -87,12 +87,6 @@ impl Row<'_> {
         self.int8(value.timestamp_micros().saturating_sub(EPOCH_US))
     }
 
-    /// Days from 2000 on.
-    pub fn date(&mut self, value: chrono::NaiveDate) -> &mut Self {
-        let epoch = chrono::NaiveDate::from_ymd_opt(2000, 1, 1).unwrap_or_default();
-        self.int4(i32::try_from((value - epoch).num_days()).unwrap_or(i32::MAX))
-    }
-
     pub fn jsonb(&mut self, value: &impl Serialize) -> &mut Self {
         const VERSION: u8 = 1;
         let begin = self.buffer.len();

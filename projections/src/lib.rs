@@ -11,6 +11,7 @@ mod letters;
 pub mod orders;
 pub mod projection;
 mod rows;
+pub mod sales;
 pub mod search;
 pub mod status;
 pub mod verify;
@@ -33,6 +34,7 @@ pub fn all() -> Vec<Arc<dyn Projection>> {
         Arc::new(search::Search),
         Arc::new(orders::Orders),
         Arc::new(carts::Carts),
+        Arc::new(sales::Sales),
     ]
 }
 

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SubsecRound, Utc};
 use domain::commit::DecodeError;
 use domain::{Event, StreamId};
 use futures_util::future::BoxFuture;
@@ -87,7 +87,8 @@ impl<'e> Happened<'e> {
                 stream: &commit.stream,
                 version: commit.version + u64::from(index),
                 kind: &recorded.kind,
-                at: recorded.occurred_at,
+                // As fine as Postgres keeps it, or it would round one way here and another there.
+                at: recorded.occurred_at.trunc_subsecs(6),
                 event,
             };
             event

@@ -4,6 +4,7 @@ mod answer;
 mod carts;
 mod orders;
 mod products;
+mod reports;
 mod search;
 
 use std::sync::Arc;
@@ -39,5 +40,6 @@ pub fn router(api: Arc<QueryApi>) -> OpenApiRouter {
         .routes(routes!(search::search))
         .routes(routes!(carts::get))
         .routes(routes!(orders::get))
+        .routes(routes!(reports::sales))
         .with_state(api)
 }

@@ -4,4 +4,5 @@ mod answers;
 mod bad_input;
 mod checkout;
 mod crash;
+mod reports;
 mod tools;

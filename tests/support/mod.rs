@@ -9,6 +9,7 @@ pub mod proxy;
 pub mod servers;
 pub mod shop;
 pub mod stock;
+pub mod story;
 pub mod strace;
 mod warden;
 

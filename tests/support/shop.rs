@@ -274,11 +274,14 @@ impl Shop {
         .await
     }
 
-    /// On hand and held, from the catalogue's own table.
+    /// On hand and held, from the catalogue's own table, once the stock is there.
     pub async fn stock(&self, sku: &str) -> (i64, i64) {
         let pool = sqlx::PgPool::connect(&self.addresses.postgres).await.expect("Postgres answers");
-        let query = "select on_hand, held from catalog.products where sku = $1";
-        let row = sqlx::query_as(query).bind(sku).fetch_one(&pool).await.expect("the product");
+        let query = "select on_hand, held from catalog.products where sku = $1 and stock_version > 0";
+        let row = eventually("the product has stock", async || {
+            sqlx::query_as(query).bind(sku).fetch_optional(&pool).await.expect("rows")
+        });
+        let row = row.await;
         pool.close().await;
         row
     }

@@ -1,0 +1,329 @@
+//! Sales, for analysts: what was sold and given back, by day and country, and by day and product.
+//!
+//! An order counts when it is confirmed, on the day on which it is (UTC); what is cancelled or given back
+//! counts on the day on which that happens. An imported order counts when it was placed.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::NaiveDate;
+use domain::order::{self, Line};
+use domain::{Event, OrderId};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use infra::read_models::ReadModel;
+use serde::{Deserialize, Serialize};
+use sqlx::{FromRow, PgConnection, PgPool};
+use uuid::Uuid;
+
+use crate::copy;
+use crate::projection::{Happened, Projection, Writer};
+use crate::rows::{self, Rows, Table};
+
+pub const NAME: &str = "sales";
+
+pub struct Sales;
+
+impl Projection for Sales {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn version(&self) -> i32 {
+        1
+    }
+
+    fn categories(&self) -> &'static [&'static str] {
+        &[order::CATEGORY]
+    }
+
+    fn tables(&self) -> &'static [(&'static str, &'static str)] {
+        &[("by_country", "day, country, currency"), ("by_product", "day, sku, currency"), ("orders", "id")]
+    }
+
+    fn definition(&self) -> &'static str {
+        "create table by_country (
+             day date, country text collate \"C\", currency text collate \"C\",
+             orders bigint not null, units bigint not null, gross bigint not null, refunded bigint not null,
+             primary key (day, country, currency)
+         );
+         create table by_product (
+             day date, sku text collate \"C\", currency text collate \"C\",
+             orders bigint not null, units bigint not null, gross bigint not null, refunded bigint not null,
+             primary key (day, sku, currency)
+         );
+         create table orders (
+             id uuid primary key, country text not null, is_sold bool not null, lines jsonb not null
+         )"
+    }
+
+    fn indexes(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// A day's sums are fed by all orders.
+    fn lanes(&self) -> u64 {
+        1
+    }
+
+    fn key<'a>(&self, happened: &Happened<'a>) -> Option<Cow<'a, str>> {
+        matches!(happened.event, Event::Order(_)).then(|| happened.stream.id().into())
+    }
+
+    fn writer(&self) -> Box<dyn Writer> {
+        Box::new(SalesWriter::default())
+    }
+}
+
+/// An order, as far as a later event may ask for it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Order {
+    id: OrderId,
+    country: String,
+    is_sold: bool,
+    /// None of an imported one: what is given back of it says what that is.
+    lines: Vec<Line>,
+}
+
+impl rows::Row for Order {
+    const TABLE: Table =
+        Table { name: "orders", key: "id", key_type: "uuid", columns: &["country", "is_sold", "lines"] };
+
+    type Key = Uuid;
+
+    fn copy(&self, row: &mut copy::Row<'_>) {
+        row.uuid(self.id.0).text(&self.country).bool(self.is_sold).jsonb(&self.lines);
+    }
+}
+
+/// Day, country or SKU, currency.
+type Key = (NaiveDate, String, String);
+
+#[derive(Debug, Default)]
+struct Sums {
+    orders: i64,
+    units: i64,
+    gross: i64,
+    refunded: i64,
+}
+
+impl Sums {
+    fn sold(&mut self, is_first_of_order: bool, line: &Line) {
+        self.orders += i64::from(is_first_of_order);
+        self.units += i64::from(line.quantity);
+        self.gross = self.gross.saturating_add(line.total.amount);
+    }
+
+    fn given_back(&mut self, line: &Line) {
+        self.refunded = self.refunded.saturating_add(line.total.amount);
+    }
+}
+
+#[derive(Default)]
+struct SalesWriter {
+    orders: Rows<Order>,
+    by_country: BTreeMap<Key, Sums>,
+    by_product: BTreeMap<Key, Sums>,
+}
+
+impl Writer for SalesWriter {
+    fn fold<'a>(
+        &'a mut self,
+        batch: &'a [Happened<'a>],
+        connection: &'a mut PgConnection,
+    ) -> BoxFuture<'a, Result<(), sqlx::Error>> {
+        async move {
+            let id = |happened: &Happened<'_>| happened.stream.id().parse::<OrderId>().ok();
+            self.orders.load(batch.iter().filter_map(id).map(|id| id.0), connection).await?;
+            for happened in batch {
+                if let (Some(id), Event::Order(event)) = (id(happened), happened.event) {
+                    self.happened(id, happened.at.date_naive(), event);
+                }
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn flush<'a>(&'a mut self, transaction: &'a mut PgConnection) -> BoxFuture<'a, Result<(), sqlx::Error>> {
+        async move {
+            self.orders.store(transaction).await?;
+            add("by_country", "country", std::mem::take(&mut self.by_country), transaction).await?;
+            add("by_product", "sku", std::mem::take(&mut self.by_product), transaction).await
+        }
+        .boxed()
+    }
+}
+
+impl SalesWriter {
+    fn happened(&mut self, id: OrderId, day: NaiveDate, event: &order::Event) {
+        match event {
+            order::Event::Placed { country, lines, .. } => {
+                let (country, lines) = (country.clone(), lines.clone());
+                *self.orders.change(&id.0) = Some(Order { id, country, is_sold: false, lines });
+            }
+            order::Event::Confirmed {} => {
+                if let Some(order) = self.orders.change(&id.0) {
+                    order.is_sold = true;
+                    let order = order.clone();
+                    self.sold(day, &order.country, &order.lines);
+                }
+            }
+            order::Event::Cancelled { .. } => {
+                let order = self.orders.change(&id.0).take();
+                if let Some(order) = order.filter(|order| order.is_sold) {
+                    self.given_back(day, &order.country, &order.lines);
+                }
+            }
+            order::Event::Imported { country, lines, .. } => {
+                self.sold(day, country, lines);
+                let country = country.clone();
+                *self.orders.change(&id.0) = Some(Order { id, country, is_sold: true, lines: Vec::new() });
+            }
+            order::Event::Returned(reversal) | order::Event::Refunded(reversal) => {
+                let country = self.orders.get(&id.0).map(|order| order.country.clone());
+                self.given_back(day, &country.unwrap_or_default(), &reversal.lines);
+            }
+            order::Event::CancellationRequested {} => {}
+        }
+    }
+
+    fn sold(&mut self, day: NaiveDate, country: &str, lines: &[Line]) {
+        let (mut currencies, mut products) = (BTreeSet::new(), BTreeSet::new());
+        for line in lines {
+            let currency = line.total.currency.code();
+            let is_first = currencies.insert(currency);
+            self.in_country(day, country, currency).sold(is_first, line);
+            let is_first = products.insert((&line.sku, currency));
+            self.of_product(day, line.sku.as_str(), currency).sold(is_first, line);
+        }
+    }
+
+    fn given_back(&mut self, day: NaiveDate, country: &str, lines: &[Line]) {
+        for line in lines {
+            let currency = line.total.currency.code();
+            self.in_country(day, country, currency).given_back(line);
+            self.of_product(day, line.sku.as_str(), currency).given_back(line);
+        }
+    }
+
+    fn in_country(&mut self, day: NaiveDate, country: &str, currency: &str) -> &mut Sums {
+        self.by_country.entry((day, country.to_owned(), currency.to_owned())).or_default()
+    }
+
+    fn of_product(&mut self, day: NaiveDate, sku: &str, currency: &str) -> &mut Sums {
+        self.by_product.entry((day, sku.to_owned(), currency.to_owned())).or_default()
+    }
+}
+
+/// Adds to the sums that there are.
+async fn add(
+    table: &str,
+    column: &str,
+    sums: BTreeMap<Key, Sums>,
+    transaction: &mut PgConnection,
+) -> Result<(), sqlx::Error> {
+    if sums.is_empty() {
+        return Ok(());
+    }
+    let mut keys: (Vec<NaiveDate>, Vec<String>, Vec<String>) = Default::default();
+    let mut values: [Vec<i64>; 4] = Default::default();
+    for ((day, name, currency), Sums { orders, units, gross, refunded }) in sums {
+        keys.0.push(day);
+        keys.1.push(name.replace('\0', "\u{FFFD}"));
+        keys.2.push(currency);
+        for (values, value) in values.iter_mut().zip([orders, units, gross, refunded]) {
+            values.push(value);
+        }
+    }
+    let [orders, units, gross, refunded] = values;
+    let upsert = format!(
+        "insert into {table} as known (day, {column}, currency, orders, units, gross, refunded)
+         select * from unnest($1::date[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
+         on conflict (day, {column}, currency) do update set
+             orders = known.orders + excluded.orders, units = known.units + excluded.units,
+             gross = known.gross + excluded.gross, refunded = known.refunded + excluded.refunded"
+    );
+    sqlx::query(sqlx::AssertSqlSafe(upsert))
+        .bind(keys.0)
+        .bind(keys.1)
+        .bind(keys.2)
+        .bind(orders)
+        .bind(units)
+        .bind(gross)
+        .bind(refunded)
+        .execute(transaction)
+        .await?;
+    Ok(())
+}
+
+/// What a report has a line for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum By {
+    Day,
+    Month,
+    Country,
+    Product,
+}
+
+/// Which lines are wanted.
+#[derive(Debug, Clone)]
+pub struct Filter {
+    pub by: By,
+    /// First day that counts.
+    pub from: Option<NaiveDate>,
+    /// Last day that counts.
+    pub to: Option<NaiveDate>,
+    /// Only lines after this key and currency.
+    pub after: Option<(String, String)>,
+    pub limit: i64,
+}
+
+/// A line of a report; amounts in minor units of the currency.
+#[derive(Debug, Clone, FromRow)]
+pub struct ReportLine {
+    pub key: String,
+    pub currency: String,
+    pub orders: i64,
+    pub units: i64,
+    pub gross: i64,
+    pub refunded: i64,
+}
+
+/// Lines in the order of their keys, and the position in the log that this is true at.
+///
+/// # Errors
+/// Postgres does not answer.
+pub async fn report(
+    pool: &PgPool,
+    model: &ReadModel,
+    filter: &Filter,
+) -> Result<(Vec<ReportLine>, u64), sqlx::Error> {
+    let (key, table) = match filter.by {
+        By::Day => ("to_char(day, 'YYYY-MM-DD') collate \"C\"", "by_country"),
+        By::Month => ("to_char(day, 'YYYY-MM') collate \"C\"", "by_country"),
+        By::Country => ("country", "by_country"),
+        By::Product => ("sku", "by_product"),
+    };
+    let (after_key, after_currency) = filter.after.clone().unzip();
+    let mut snapshot = model.snapshot(pool).await?;
+    let lines = format!(
+        "select key, currency, sum(orders)::bigint as orders, sum(units)::bigint as units,
+                sum(gross)::bigint as gross, sum(refunded)::bigint as refunded
+         from (select {key} as key, currency, orders, units, gross, refunded from {{schema}}.{table}
+               where ($1::date is null or day >= $1) and ($2::date is null or day <= $2)) as sales
+         where $3::text is null or (key, currency) > ($3, $4)
+         group by key, currency order by key, currency limit $5"
+    );
+    let lines = sqlx::query_as(snapshot.sql(&lines))
+        .bind(filter.from)
+        .bind(filter.to)
+        .bind(after_key)
+        .bind(after_currency)
+        .bind(filter.limit)
+        .fetch_all(snapshot.connection())
+        .await?;
+    let position = snapshot.position().await?;
+    Ok((lines, position))
+}
