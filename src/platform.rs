@@ -221,8 +221,10 @@ impl Shared {
             }
             Role::QueryApi => {
                 let limit = Duration::from_millis(options.freshness_limit_ms);
-                let api = QueryApi::new(self.pool.clone(), self.read_models.clone(), limit);
-                router.merge(query_api::router(Arc::new(api)))
+                let api = Arc::new(QueryApi::new(self.pool.clone(), self.read_models.clone(), limit));
+                let (looking, feed) = (api.clone(), self.feed.clone());
+                workers.spawn(async move { looking.run(feed).await });
+                router.merge(query_api::router(api))
             }
             // Over another log, they would skip what is in it, or do again what was done.
             Role::Projections | Role::Sagas if !self.unsafe_log.is_empty() => router,

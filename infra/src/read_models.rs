@@ -206,6 +206,12 @@ impl ReadModels {
         chosen(&self.seen.borrow())
     }
 
+    /// The projection's read model, as it was when the table was last read: not long ago.
+    #[must_use]
+    pub fn seen(&self, projection: &str) -> Option<ReadModel> {
+        self.choose(projection, self.seen.borrow().as_deref()?).cloned()
+    }
+
     /// Waits until the projection has come to the position; false if it has not within the limit.
     pub async fn wait(&self, projection: &str, position: u64, limit: Duration) -> bool {
         self.at(projection, position, limit).await.is_some_and(|model| model.position.0 >= position)

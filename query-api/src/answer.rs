@@ -57,6 +57,12 @@ fn min_log_position(headers: &HeaderMap) -> Result<u64, Problem> {
     position.ok_or_else(|| Problem::bad_parameter("Min-Log-Position takes a Log-Position as it was answered"))
 }
 
+impl Asked {
+    pub fn min_log_position(&self) -> u64 {
+        self.min_log_position
+    }
+}
+
 impl QueryApi {
     /// The read model to ask, once it has come to where the query wants it, unless the query is
     /// content with less.

@@ -3,6 +3,7 @@
 mod answer;
 mod carts;
 mod orders;
+mod product_cache;
 mod products;
 mod reports;
 mod search;
@@ -10,10 +11,13 @@ mod search;
 use std::sync::Arc;
 use std::time::Duration;
 
+use infra::feed::Feed;
 use infra::read_models::ReadModels;
 use sqlx::PgPool;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
+
+use product_cache::ProductCache;
 
 /// What the query API works with.
 #[derive(Debug)]
@@ -21,13 +25,19 @@ pub struct QueryApi {
     pool: PgPool,
     read_models: Arc<ReadModels>,
     freshness_limit: Duration,
+    products: ProductCache,
 }
 
 impl QueryApi {
     /// A query waits up to the limit for its `Min-Log-Position`.
     #[must_use]
     pub fn new(pool: PgPool, read_models: Arc<ReadModels>, freshness_limit: Duration) -> Self {
-        Self { pool, read_models, freshness_limit }
+        Self { pool, read_models, freshness_limit, products: ProductCache::default() }
+    }
+
+    /// Looks at the log, to know which answers are true still. Runs until it's dropped.
+    pub async fn run(&self, feed: Arc<Feed>) {
+        self.products.run(feed).await;
     }
 }
 

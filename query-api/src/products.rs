@@ -14,6 +14,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::QueryApi;
 use crate::answer::{Answer, Asked, Missing, cursor, limit, place, text, unavailable};
+use crate::product_cache::Known;
 
 /// A product as it can be bought.
 #[derive(Debug, Serialize, ToSchema)]
@@ -112,6 +113,9 @@ pub(crate) async fn get(
     Path(sku): Path<Sku>,
     asked: Asked,
 ) -> Result<Response, Problem> {
+    if let Some(answer) = known(&api, &sku, &asked) {
+        return Ok(answer);
+    }
     let model = api.fresh(catalog::NAME, &asked).await?;
     let (product, log_position) =
         catalog::product(&api.pool, &model, sku.as_str()).await.map_err(unavailable)?;
@@ -120,7 +124,19 @@ pub(crate) async fn get(
         return Ok(Missing { code: "product_not_found", detail, log_position }.into_response());
     };
     let version = format!("{}-{}", product.version, product.stock_version);
-    Ok(Answer::shared(Product::from(product), log_position, &asked).etag(version, &asked).into_response())
+    let product = Product::from(product);
+    if let Ok(json) = serde_json::value::to_raw_value(&product) {
+        api.products.put(sku.as_str(), Known::new(json, version.clone(), model.version, log_position));
+    }
+    Ok(Answer::shared(product, log_position, &asked).etag(version, &asked).into_response())
+}
+
+/// The answer, if it is known, and not older than what the database would say.
+fn known(api: &QueryApi, sku: &Sku, asked: &Asked) -> Option<Response> {
+    let model = api.read_models.seen(catalog::NAME)?;
+    let least = asked.min_log_position().max(model.position.0);
+    let (known, log_position) = api.products.get(sku.as_str(), model.version, least)?;
+    Some(Answer::shared(&known.json, log_position, asked).etag(&known.etag, asked).into_response())
 }
 
 /// A category and those below it.
