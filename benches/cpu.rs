@@ -6,7 +6,7 @@ use std::future::Future;
 use std::time::Instant;
 
 use crate::load::Load;
-use crate::servers::{Commands, Servers};
+use crate::servers::{Instance, Servers};
 
 /// Ticks a second in `/proc/<pid>/stat`, on every Linux.
 const TICKS: f64 = 100.0;
@@ -26,7 +26,7 @@ struct Spent {
 }
 
 impl Meter {
-    pub fn new(commands: &Commands, servers: &Servers) -> Self {
+    pub fn new(commands: &Instance, servers: &Servers) -> Self {
         let processes = [
             ("cartulary", vec![commands.pid()]),
             ("nats-server", servers.nats_pids()),

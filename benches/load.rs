@@ -27,7 +27,13 @@ impl Load {
     }
 
     pub fn p50_ms(&self) -> f64 {
-        self.latencies.get(self.latencies.len() / 2).map_or(f64::NAN, |p50| p50.as_secs_f64() * 1e3)
+        self.percentile_ms(50)
+    }
+
+    /// So many of a hundred answers came within this time.
+    pub fn percentile_ms(&self, percent: usize) -> f64 {
+        let index = (self.latencies.len() * percent / 100).min(self.latencies.len().saturating_sub(1));
+        self.latencies.get(index).map_or(f64::NAN, |latency| latency.as_secs_f64() * 1e3)
     }
 }
 
@@ -45,6 +51,16 @@ pub fn post(path: &str, body: &str, run: u128) -> String {
         "POST {path} HTTP/1.1\r\nhost: bench\r\nidempotency-key: {run:x}\r\ncontent-type: application/json\r\n\
          content-length: {length}\r\n\r\n{body}"
     )
+}
+
+/// `GET` of what is true at the position.
+pub fn get_at(path: &str, position: u64) -> String {
+    format!("GET {path} HTTP/1.1\r\nhost: bench\r\nmin-log-position: {position}\r\n\r\n")
+}
+
+/// `GET`.
+pub fn get(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nhost: bench\r\n\r\n")
 }
 
 /// Sends requests over so many connections at a time. Every answer has to be a good one.
@@ -94,8 +110,8 @@ impl Connection {
         Self { stream, buffer: Vec::with_capacity(4096) }
     }
 
-    /// Sends the request and reads its answer.
-    pub async fn send(&mut self, request: &str) {
+    /// Sends the request and reads its answer; returns its position in the log, if it has one.
+    pub async fn send(&mut self, request: &str) -> Option<u64> {
         self.stream.write_all(request.as_bytes()).await.expect("the API reads");
         self.buffer.clear();
         loop {
@@ -112,9 +128,12 @@ impl Connection {
             if self.buffer.len() < head + length.unwrap_or(0_usize) {
                 continue;
             }
+            let position =
+                response.headers.iter().find(|header| header.name.eq_ignore_ascii_case("log-position"));
+            let position = position.and_then(|header| std::str::from_utf8(header.value).ok()?.parse().ok());
             let good = matches!(response.code, Some(200..300));
             assert!(good, "{request}\n{}", String::from_utf8_lossy(&self.buffer));
-            return;
+            return position;
         }
     }
 }

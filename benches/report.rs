@@ -54,6 +54,8 @@ pub enum Target {
     MoreAtMost(f64),
     /// At most so much; there is no baseline.
     ValueAtMost(f64),
+    /// To be looked at, beside another figure.
+    None,
 }
 
 impl Target {
@@ -63,6 +65,7 @@ impl Target {
             Self::RatioAtMost(most) => ratio <= most,
             Self::MoreAtMost(most) => value - baseline <= most,
             Self::ValueAtMost(most) => value <= most,
+            Self::None => true,
         }
     }
 
@@ -72,6 +75,7 @@ impl Target {
             Self::RatioAtMost(most) => format!("≤ {most} ×"),
             Self::MoreAtMost(most) => format!("≤ + {most} {unit}"),
             Self::ValueAtMost(most) => format!("≤ {most} {unit}"),
+            Self::None => "–".to_owned(),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What is measured: the platform's command API as a process of its own, and its servers.
+//! What is measured: the platform as a process of its own, and its servers.
 
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -95,24 +95,36 @@ fn free_port() -> u16 {
     listener.local_addr().expect("an address").port()
 }
 
-/// `cartulary serve command-api` on these servers.
-pub struct Commands {
+/// `cartulary serve` with some roles on these servers.
+pub struct Instance {
     process: Child,
     pub address: String,
+    /// Of its admin API, if it has the role projections.
+    pub admin: Option<String>,
 }
 
-impl Commands {
-    pub async fn start(servers: &Servers, flags: &[&str]) -> Self {
+impl Instance {
+    /// With the role command-api alone.
+    pub async fn commands(servers: &Servers) -> Self {
+        Self::start(servers, &["command-api"]).await
+    }
+
+    pub async fn start(servers: &Servers, roles: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_cartulary"));
-        command.args(["serve", "command-api", "--port", "0"]).args(flags);
+        command.arg("serve").args(roles).args(["--port", "0", "--admin-port", "0"]);
         command.args(["--log-replicas", &servers.replicas.to_string()]);
         command.env("NATS_URL", &servers.nats_url).env("DATABASE_URL", servers.postgres.url());
         let mut process =
             command.stdout(Stdio::piped()).kill_on_drop(true).spawn().expect("cartulary starts");
         let mut lines = BufReader::new(process.stdout.take().expect("its output")).lines();
-        let line = lines.next_line().await.expect("its output").expect("cartulary says where it listens");
-        let address = line.trim_start_matches("listening on http://").to_owned();
-        Self { process, address }
+        let mut line =
+            async || lines.next_line().await.expect("its output").expect("cartulary says where it listens");
+        let address = line().await.trim_start_matches("listening on http://").to_owned();
+        let admin = match roles.contains(&"projections") {
+            true => Some(line().await.trim_start_matches("admin API on ").to_owned()),
+            false => None,
+        };
+        Self { process, address, admin }
     }
 
     pub fn pid(&self) -> u32 {
@@ -121,9 +133,18 @@ impl Commands {
 
     /// Resident memory in MB.
     pub fn memory_mb(&self) -> f64 {
+        self.status_mb("VmRSS:")
+    }
+
+    /// The most that it ever had.
+    pub fn memory_most_mb(&self) -> f64 {
+        self.status_mb("VmHWM:")
+    }
+
+    fn status_mb(&self, field: &str) -> f64 {
         let pid = self.pid();
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("its memory");
         let kib: f64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
         kib / 1024.0
     }

@@ -16,7 +16,7 @@ use sqlx::postgres::PgPoolOptions;
 use crate::cpu::Meter;
 use crate::load::{self, Requests, Until};
 use crate::report::{Figure, Plan, Report, Target, interleaved, median};
-use crate::servers::{Commands, Servers};
+use crate::servers::{Instance, Servers};
 
 const GROUP: &str = "write";
 
@@ -54,7 +54,7 @@ pub async fn measure(plan: &Plan, report: &mut Report) {
 }
 
 /// Numbers that no other request of this run has.
-fn fresh() -> u128 {
+pub fn fresh() -> u128 {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     u128::from(std::process::id()) << 64 | u128::from(number)
@@ -70,7 +70,7 @@ async fn distinct_carts(plan: &Plan, report: &mut Report, servers: Servers) {
         _ => ("distinct-carts-r3", Target::RatioAtLeast(0.7)),
     };
     let figure = Figure { group: GROUP, name, unit: "/s", target };
-    let commands = Commands::start(&servers, &[]).await;
+    let commands = Instance::commands(&servers).await;
     let raw = Raw::open(&servers).await;
     let meter = Meter::new(&commands, &servers);
     let rounds = interleaved(
@@ -90,7 +90,7 @@ async fn distinct_carts(plan: &Plan, report: &mut Report, servers: Servers) {
 async fn one_at_a_time(plan: &Plan, report: &mut Report) {
     let figure = Figure { group: GROUP, name: "one-at-a-time", unit: "ms", target: Target::MoreAtMost(0.3) };
     let servers = Servers::start().await;
-    let commands = Commands::start(&servers, &[]).await;
+    let commands = Instance::commands(&servers).await;
     let raw = Raw::open(&servers).await;
     let rounds = interleaved(
         plan,
@@ -105,7 +105,7 @@ async fn one_at_a_time(plan: &Plan, report: &mut Report) {
 async fn hot_sku(plan: &Plan, report: &mut Report) {
     let figure = Figure { group: GROUP, name: "hot-sku", unit: "/s", target: Target::RatioAtLeast(5.0) };
     let servers = Servers::start().await;
-    let commands = Commands::start(&servers, &[]).await;
+    let commands = Instance::commands(&servers).await;
     let row = HotRow::create(&servers).await;
     product(&commands, "HOT").await;
     let receipts: Requests = Arc::new(|_| receipt("HOT"));
@@ -129,7 +129,7 @@ async fn hot_sku_two_processes(plan: &Plan, report: &mut Report) {
     let figure =
         Figure { group: GROUP, name: "hot-sku-two-processes", unit: "/s", target: Target::RatioAtLeast(0.3) };
     let servers = Servers::start().await;
-    let (one, other) = (Commands::start(&servers, &[]).await, Commands::start(&servers, &[]).await);
+    let (one, other) = (Instance::commands(&servers).await, Instance::commands(&servers).await);
     product(&one, "HOT").await;
     let receipts: Requests = Arc::new(|_| receipt("HOT"));
     let until = Until::Elapsed(plan.round());
@@ -156,8 +156,8 @@ async fn long_log(plan: &Plan, report: &mut Report) {
     let (long, short) = (Servers::start().await, Servers::start().await);
     fill(&long.log().await, if plan.quick { 200_000 } else { 2_000_000 }).await;
     fill(&short.log().await, 10_000).await;
-    let (of_long, of_short) = (Commands::start(&long, &[]).await, Commands::start(&short, &[]).await);
-    let p50 = async |commands: &Commands| {
+    let (of_long, of_short) = (Instance::commands(&long).await, Instance::commands(&short).await);
+    let p50 = async |commands: &Instance| {
         load::run(&commands.address, 1, Until::Elapsed(plan.round()), new_carts()).await.p50_ms()
     };
     let rounds = interleaved(plan, async || p50(&of_long).await, async || p50(&of_short).await);
@@ -194,7 +194,7 @@ async fn cold_aggregate(plan: &Plan, report: &mut Report) {
         Figure { group: GROUP, name: "cold-aggregate", unit: "ms", target: Target::RatioAtMost(3.0) };
     let skus = if plan.quick { 5 } else { 20 };
     let servers = Servers::start().await;
-    let commands = Commands::start(&servers, &[]).await;
+    let commands = Instance::commands(&servers).await;
     for sku in 0..skus {
         for (size, events) in [("MANY", 10_000), ("FEW", 10)] {
             let sku = format!("{size}-{sku}");
@@ -208,7 +208,7 @@ async fn cold_aggregate(plan: &Plan, report: &mut Report) {
     commands.stop().await;
     let mut rounds = Vec::new();
     for _ in 0..plan.rounds() {
-        let commands = Commands::start(&servers, &[]).await;
+        let commands = Instance::commands(&servers).await;
         let mut connection = load::Connection::open(&commands.address).await;
         let (mut many, mut few) = (Vec::new(), Vec::new());
         for sku in 0..skus {
@@ -228,7 +228,7 @@ async fn cold_aggregate(plan: &Plan, report: &mut Report) {
 async fn memory(plan: &Plan, report: &mut Report) {
     let figure = Figure { group: GROUP, name: "memory", unit: "MB", target: Target::ValueAtMost(300.0) };
     let servers = Servers::start().await;
-    let commands = Commands::start(&servers, &[]).await;
+    let commands = Instance::commands(&servers).await;
     let aggregates = if plan.quick { 200_000 } else { 1_000_000 };
     load::run(&commands.address, 256, Until::Answered(aggregates), new_carts()).await;
     report.note(&figure, &[(commands.memory_mb(), None)]);
@@ -240,7 +240,7 @@ fn receipt(sku: &str) -> String {
     load::post(&format!("/v1/stock/{sku}/receipts"), "{\"quantity\": 1}", fresh())
 }
 
-async fn product(commands: &Commands, sku: &str) {
+async fn product(commands: &Instance, sku: &str) {
     let body = format!(
         "{{\"sku\": \"{sku}\", \"title\": \"A mug\", \"brand\": \"Clayworth\", \"category\": [\"Mugs\"], \
          \"price\": {{\"amount\": 1250, \"currency\": \"GBP\"}}}}"

@@ -1,0 +1,1 @@
+//! A real history, imported once and kept for all who want it.
