@@ -247,7 +247,24 @@ async fn a_killed_import_goes_on_where_it_stopped() {
     assert_eq!(ids.len(), told.len());
     assert_eq!(revenue::of_log(&told), revenue::of_file(&file));
     stock_moves_by_time(&told);
+    a_longer_file_adds_what_is_new(&shop, &file, &log).await;
     shop.stop();
+}
+
+async fn a_longer_file_adds_what_is_new(shop: &Shop, file: &Path, log: &JetStreamLog) {
+    let end = log.end().await.expect("an end");
+    let new = "500,20001,THING 20001,100,2011-12-01 10:00:00,1.25,7,EIRE\n";
+    std::fs::write(file, many_invoices() + new).expect("written");
+    let longer = imported(shop, file, &[]).await;
+    assert!(text(&longer.stdout).contains("done now: 2 events"), "{longer:?}");
+    assert!(text(&longer.stderr).contains("has derived another opening stock, which stays"), "{longer:?}");
+    let told = commits(log).await;
+    let added: BTreeSet<_> = told[usize::try_from(end).expect("small")..]
+        .iter()
+        .map(|commit| commit.events[0].kind.as_str())
+        .collect();
+    assert_eq!(added, ["order.imported", "stock.dispatched"].into());
+    assert_eq!(revenue::of_log(&told), revenue::of_file(file));
 }
 
 /// Each stock tells its movements in the order in which they happened, whatever ended the import.

@@ -11,7 +11,7 @@ use super::progress::Progress;
 const STANDSTILL_LIMIT: Duration = Duration::from_secs(60);
 
 /// Waits until the read models behind these paths have come to the position. As long as they move on,
-/// there is hope.
+/// there is hope. Where nothing was brought in, nobody is asked.
 ///
 /// # Errors
 /// They don't move on, or the shop can't be reached.
@@ -21,6 +21,9 @@ pub async fn visible(
     log_position: u64,
     progress: &Progress,
 ) -> anyhow::Result<()> {
+    if log_position == 0 {
+        return Ok(());
+    }
     let wanted = log_position.to_string();
     let (mut last, mut moved_at) = (0, Instant::now());
     for path in paths {

@@ -9,18 +9,23 @@ use std::ops::AddAssign;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::{Aggregate, Command, product};
+use domain::{Aggregate, Command, Sku, product};
 use infra::execute::{Error, Executed, Executor, Executors, Request};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::earlier::Earlier;
 use super::plan::{Plan, Step, What};
 use super::rows::Unmappable;
 use crate::import::progress::Progress;
 
 /// Steps that wait in one queue.
 const QUEUE_MAX: usize = 64;
+
+/// Stocks that are read from the log at a time. They have many commits all over it, and the server is slow at
+/// finding those for many at a time.
+const LOADS_MAX: usize = 4;
 
 /// For how long a command is given again while the log is unavailable.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -57,9 +62,12 @@ pub struct Tally {
 pub async fn carry_out(
     plan: &Arc<Plan>,
     executors: &Arc<Executors>,
+    earlier: Earlier,
     queues: usize,
     progress: &Arc<Progress>,
 ) -> anyhow::Result<Tally> {
+    let mut all = Tally { log_position: earlier.log_position, ..Tally::default() };
+    let (earlier, loads) = (Arc::new(earlier), Arc::new(Semaphore::new(LOADS_MAX)));
     let (mut senders, mut workers) = (Vec::new(), JoinSet::new());
     for _ in 0..queues {
         let (sender, steps) = mpsc::channel(QUEUE_MAX);
@@ -67,10 +75,12 @@ pub async fn carry_out(
         let queue = Queue {
             plan: plan.clone(),
             executors: executors.clone(),
+            earlier: earlier.clone(),
+            loads: loads.clone(),
             progress: progress.clone(),
+            loaded: HashSet::new(),
             others_products: HashSet::new(),
             others_stock: HashSet::new(),
-            repeats: false,
             tally: Tally::default(),
         };
         workers.spawn(queue.run(steps));
@@ -85,7 +95,6 @@ pub async fn carry_out(
             }
         }
     });
-    let mut all = Tally::default();
     while let Some(tally) = workers.join_next().await {
         all += tally??;
     }
@@ -112,13 +121,15 @@ impl Plan {
 struct Queue {
     plan: Arc<Plan>,
     executors: Arc<Executors>,
+    earlier: Arc<Earlier>,
+    loads: Arc<Semaphore>,
     progress: Arc<Progress>,
+    /// Articles whose stock is in memory.
+    loaded: HashSet<u32>,
     /// Products that somebody else created.
     others_products: HashSet<u32>,
     /// Stock that somebody else has moved.
     others_stock: HashSet<u32>,
-    /// The last command had been done before, so the next one may have been, too.
-    repeats: bool,
     tally: Tally,
 }
 
@@ -143,6 +154,10 @@ impl Queue {
             _ => {}
         }
         let (request, command) = self.plan.command(step);
+        if self.earlier.did(request.command_id, request.hash) {
+            *self.tally.before.of(step.what) += 1;
+            return Ok(());
+        }
         let executors = self.executors.clone();
         match command {
             Command::Product(sku, command) => {
@@ -150,14 +165,11 @@ impl Queue {
                 self.product(step, outcome);
             }
             Command::Stock(sku, command) => {
+                self.load(step.what, &sku).await?;
                 let outcome = give(&executors.stock, &sku, &request, &command).await?;
                 self.stock(step, outcome);
             }
             Command::Order(id, command) => {
-                // An order begins without a look at its stream, which is in vain if it's there.
-                if self.repeats && matches!(step.what, What::Order(_)) {
-                    executors.orders.exists(id).await?;
-                }
                 let outcome = give(&executors.orders, id, &request, &command).await?;
                 self.order(step, outcome);
             }
@@ -166,9 +178,24 @@ impl Queue {
         Ok(())
     }
 
+    /// Brings the stock into memory, before its first command would.
+    async fn load(&mut self, what: What, sku: &Sku) -> anyhow::Result<()> {
+        if !self.loaded.insert(self.plan.stream(what)) {
+            return Ok(());
+        }
+        let loads = self.loads.clone();
+        let _one = loads.acquire().await?;
+        let began = Instant::now();
+        while let Err(trouble) = self.executors.stock.version(sku).await {
+            anyhow::ensure!(began.elapsed() < PATIENCE, "{trouble}");
+            tokio::time::sleep(PAUSE_MAX).await;
+        }
+        Ok(())
+    }
+
     fn product(&mut self, step: &Step, outcome: Outcome<product::Product>) {
         match outcome {
-            Ok(executed) => self.executed(&executed).products += 1,
+            Ok(executed) => self.executed(step, &executed),
             Err(Error::Refused(product::Error::Exists) | Error::OtherRequest) => {
                 self.tally.left_as_they_are += 1;
                 if let What::Product(article) = step.what {
@@ -181,7 +208,7 @@ impl Queue {
 
     fn stock(&mut self, step: &Step, outcome: Outcome<domain::stock::Stock>) {
         match (outcome, step.what) {
-            (Ok(executed), _) => self.executed(&executed).movements += 1,
+            (Ok(executed), _) => self.executed(step, &executed),
             (Err(Error::OtherRequest), What::Open(_)) => {
                 self.problem(step, "an earlier import has derived another opening stock, which stays");
             }
@@ -198,20 +225,19 @@ impl Queue {
     }
 
     fn order(&mut self, step: &Step, outcome: Outcome<domain::order::Order>) {
-        match (outcome, step.what) {
-            (Ok(executed), What::Order(_)) => self.executed(&executed).orders += 1,
-            (Ok(executed), _) => self.executed(&executed).reversals += 1,
-            (Err(Error::OtherRequest), _) => {
+        match outcome {
+            Ok(executed) => self.executed(step, &executed),
+            Err(Error::OtherRequest) => {
                 self.problem(step, "the invoice was imported before, with other content");
             }
-            (Err(error), _) => self.problem(step, &error.to_string()),
+            Err(error) => self.problem(step, &error.to_string()),
         }
     }
 
-    fn executed<A: Aggregate>(&mut self, executed: &Executed<A>) -> &mut Counts {
-        self.repeats = executed.repeated;
-        self.tally.log_position = self.tally.log_position.max(executed.sequence);
-        if executed.repeated { &mut self.tally.before } else { &mut self.tally.new }
+    fn executed<A: Aggregate>(&mut self, step: &Step, executed: &Executed<A>) {
+        let Tally { new, before, log_position, .. } = &mut self.tally;
+        *log_position = executed.sequence.max(*log_position);
+        *(if executed.repeated { before } else { new }).of(step.what) += 1;
     }
 
     fn problem(&mut self, step: &Step, reason: &str) {
@@ -241,6 +267,20 @@ async fn give<A: Aggregate>(
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+impl Counts {
+    /// Where such a step is counted.
+    pub fn of(&mut self, what: What) -> &mut u64 {
+        match what {
+            What::Product(_) | What::Withdraw(_) => &mut self.products,
+            What::Order(_) => &mut self.orders,
+            What::Reverse(_) => &mut self.reversals,
+            What::Open(_) | What::Dispatch { .. } | What::Return { .. } | What::Adjust { .. } => {
+                &mut self.movements
+            }
+        }
     }
 }
 

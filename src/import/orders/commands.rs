@@ -20,6 +20,9 @@ use super::rows::{Row, Text};
 /// The namespace of all ids that `import/orders` derives, for ever.
 const SCOPE: Uuid = Uuid::from_u128(0x2f6b_7d31_98c4_5e0a_b1d7_4c93_e85a_6f20);
 
+/// On whose behalf all of it is.
+pub const ACTOR: &str = "import";
+
 /// The file does not say more of its articles.
 const BRAND: &str = "Unbranded";
 const CATEGORY: &str = "Imported";
@@ -202,7 +205,7 @@ fn request(step: &Step, name: &[&str], content: &Value) -> Request {
     Request {
         command_id,
         hash: Hash::of(format!("{}\n{}\n{content}", name.join("\n"), step.at).as_bytes()),
-        actor: "import".to_owned(),
+        actor: ACTOR.to_owned(),
         correlation: CommandId(id(&[name[0], "order"])),
         causation: None,
         trace_parent: None,

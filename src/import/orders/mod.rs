@@ -4,13 +4,15 @@
 //! 1. The rows of the file are read (`rows`), each checked (`fields`).
 //! 2. They become a plan (`plan`): what happened, by time. Cancellations are matched with the orders that
 //!    they may be about (`book`), and opening stock is derived. So far, nothing is asked of anybody.
-//! 3. Its commands (`commands`) are given to execute in this process (`carry_out`).
+//! 3. Its commands (`commands`) are given to execute in this process (`carry_out`), but for those that an
+//!    `earlier` import has done.
 //! 4. Where an instance is known, its read models are waited for; what could not be mapped is listed (`report`).
 
 mod book;
 mod carry_out;
 mod codes;
 mod commands;
+mod earlier;
 mod fields;
 mod plan;
 mod report;
@@ -60,9 +62,10 @@ async fn import(options: &ImportOrders) -> anyhow::Result<ExitCode> {
         return Ok(exit_code(&plan.unmappable));
     };
     let (plan, started) = (Arc::new(plan), Instant::now());
+    let earlier = earlier::Earlier::find(&plan, &shop.log).await?;
     let progress = Arc::new(Progress::of_count("events", plan.steps.len() as u64, "commands"));
     let queues = usize::from(options.concurrency);
-    let tally = carry_out::carry_out(&plan, &shop.executors, queues, &progress).await;
+    let tally = carry_out::carry_out(&plan, &shop.executors, earlier, queues, &progress).await;
     progress.finish();
     let tally = tally.context("the import stopped; the same command again goes on from there")?;
     let commands_took = started.elapsed();

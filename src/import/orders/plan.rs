@@ -128,11 +128,20 @@ struct Invoice {
     rows: Vec<u32>,
 }
 
+#[derive(Clone, Copy)]
 enum Kind {
     Sale,
     Cancellation,
     BadDebt,
     Unknown,
+}
+
+/// What becomes of a row.
+enum Fate {
+    /// Of an order, or of a reversal.
+    Line,
+    Correction,
+    Unmappable(&'static str),
 }
 
 /// What is known so far, while the invoices go by.
@@ -207,6 +216,27 @@ fn kind(number: &str) -> Kind {
     }
 }
 
+/// What becomes of a row of an invoice of this kind.
+fn fate(kind: Kind, row: &Row, is_goods: bool) -> Fate {
+    match kind {
+        Kind::BadDebt => Fate::Unmappable("an adjustment of bad debt is no order"),
+        Kind::Unknown => Fate::Unmappable("InvoiceNo is neither a number nor C or A and a number"),
+        Kind::Sale | Kind::Cancellation if row.price < Price::ZERO => {
+            Fate::Unmappable("UnitPrice is below 0")
+        }
+        Kind::Sale if row.quantity > 0 => Fate::Line,
+        Kind::Sale if row.price > Price::ZERO => {
+            Fate::Unmappable("Quantity is below 0 at a price, and the invoice is no cancellation")
+        }
+        Kind::Sale if is_goods => Fate::Correction,
+        Kind::Sale => {
+            Fate::Unmappable("Quantity is below 0 at price 0, and there is no stock of what is no goods")
+        }
+        Kind::Cancellation if row.quantity < 0 => Fate::Line,
+        Kind::Cancellation => Fate::Unmappable("Quantity is above 0 in a cancellation"),
+    }
+}
+
 impl Planner {
     fn invoice(&mut self, invoice: &Invoice) {
         let first = self.plan.row(invoice.rows[0]);
@@ -218,37 +248,24 @@ impl Planner {
         let (mut lines, mut corrections) = (Vec::new(), Vec::new());
         for index in invoice.rows.iter().copied() {
             let row = self.plan.row(index);
-            let is_goods = codes::is_goods(self.plan.text(row.code));
-            let is_negative = row.price < Price::ZERO;
-            let reason = match kind {
-                Kind::BadDebt => "an adjustment of bad debt is no order",
-                Kind::Unknown => "InvoiceNo is neither a number nor C or A and a number",
-                _ if is_too_large => "the invoice has too many lines for one message of the log",
-                _ if (row.customer, row.country) != (customer, country) => {
-                    "CustomerID or Country is not that of the invoice's first row"
+            let fate = match kind {
+                Kind::Sale | Kind::Cancellation if is_too_large => {
+                    Fate::Unmappable("the invoice has too many lines for one message of the log")
                 }
-                _ if is_negative => "UnitPrice is below 0",
-                Kind::Sale if row.quantity > 0 => {
-                    lines.push(index);
-                    continue;
+                Kind::Sale | Kind::Cancellation if (row.customer, row.country) != (customer, country) => {
+                    Fate::Unmappable("CustomerID or Country is not that of the invoice's first row")
                 }
-                Kind::Sale if row.price == Price::ZERO && is_goods => {
-                    corrections.push(index);
-                    continue;
-                }
-                Kind::Sale if row.price == Price::ZERO => {
-                    "Quantity is below 0 at price 0, and the code is none of goods, so there is no stock to correct"
-                }
-                Kind::Sale => "Quantity is below 0 at a price, and the invoice is no cancellation",
-                Kind::Cancellation if row.quantity < 0 => {
-                    lines.push(index);
-                    continue;
-                }
-                Kind::Cancellation => "Quantity is above 0 in a cancellation",
+                _ => fate(kind, row, codes::is_goods(self.plan.text(row.code))),
             };
-            let unmappable = Unmappable { line: row.line, reason: reason.to_owned() };
-            self.plan.unmappable.push(unmappable);
-            self.plan.fates.unmappable += 1;
+            match fate {
+                Fate::Line => lines.push(index),
+                Fate::Correction => corrections.push(index),
+                Fate::Unmappable(reason) => {
+                    let unmappable = Unmappable { line: row.line, reason: reason.to_owned() };
+                    self.plan.unmappable.push(unmappable);
+                    self.plan.fates.unmappable += 1;
+                }
+            }
         }
         let fates = &mut self.plan.fates;
         fates.corrections += corrections.len() as u64;

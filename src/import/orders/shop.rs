@@ -32,6 +32,7 @@ const IDEMPOTENCY_KEEP: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60)
 const CACHED_AGGREGATES_MAX: u64 = 50_000;
 
 pub struct Shop {
+    pub log: Arc<dyn EventLog>,
     pub executors: Arc<Executors>,
     /// If an instance is known.
     pub client: Option<Client>,
@@ -57,7 +58,7 @@ impl Shop {
         let clock = Clock::system();
         let writer = writer::Settings::default();
         let (_, executors) = crate::platform::execute_on(&log, &snapshots, &clock, writer, &settings);
-        Ok(Self { executors, client })
+        Ok(Self { log, executors, client })
     }
 }
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::carry_out::{Counts, Tally};
 use super::fields::month;
-use super::plan::{Plan, What};
+use super::plan::Plan;
 
 /// Money of one country and month, in minor units.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -58,14 +58,7 @@ impl Plan {
     pub fn counts(&self) -> Counts {
         let mut counts = Counts::default();
         for step in &self.steps {
-            match step.what {
-                What::Product(_) | What::Withdraw(_) => counts.products += 1,
-                What::Order(_) => counts.orders += 1,
-                What::Reverse(_) => counts.reversals += 1,
-                What::Open(_) | What::Dispatch { .. } | What::Return { .. } | What::Adjust { .. } => {
-                    counts.movements += 1;
-                }
-            }
+            *counts.of(step.what) += 1;
         }
         counts
     }

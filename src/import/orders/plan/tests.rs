@@ -158,7 +158,7 @@ fn what_does_not_fit_is_listed_with_its_row() {
     let expected = [
         (2, "bad debt"),
         (3, "below 0 at a price"),
-        (4, "none of goods"),
+        (4, "what is no goods"),
         (5, "UnitPrice is below 0"),
         (6, "above 0 in a cancellation"),
         (7, "neither a number"),
