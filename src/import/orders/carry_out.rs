@@ -21,7 +21,7 @@ use super::rows::Unmappable;
 use crate::import::progress::Progress;
 
 /// Steps that wait in one queue.
-const QUEUE_MAX: usize = 64;
+const QUEUE_MAX: usize = 16;
 
 /// Stocks that are read from the log at a time. They have many commits all over it, and the server is slow at
 /// finding those for many at a time.
