@@ -308,7 +308,7 @@ pub struct ImportCatalogue {
 #[derive(Debug, Clone, Args)]
 pub struct ImportOrders {
     /// The file: InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country, with
-    /// times in UTC. All of it is kept in memory, some 100 bytes a row; 20 million rows at most.
+    /// times in UTC. All of it is kept in memory, some 300 bytes a row; 20 million rows at most.
     pub file: PathBuf,
     /// Currency of all prices.
     #[arg(long, default_value = "GBP")]
