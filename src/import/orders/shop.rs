@@ -19,9 +19,10 @@ use crate::config::ImportOrders;
 use crate::import::client::Client;
 
 /// One path for each read model: an answer tells how far it is, also that there is no such thing.
-pub const PATHS: [&str; 4] = [
+pub const PATHS: [&str; 5] = [
     "/v1/products?limit=1",
     "/v1/search?limit=1",
+    "/v1/reports/sales?by=month&limit=1",
     "/v1/orders/00000000-0000-0000-0000-000000000000",
     "/v1/carts/00000000-0000-0000-0000-000000000000",
 ];
