@@ -282,6 +282,10 @@ pub enum ImportWhat {
     /// /v1/products takes it, and `stock`), or in that of Icecat/Chorus. Running it again changes
     /// nothing but what has changed in the file; an interrupted run goes on.
     Catalogue(ImportCatalogue),
+    /// Orders, stock movements and products from a CSV file in the form of the UCI Online Retail data set,
+    /// plain or gzip, with the times at which they happened. Its commands go straight to the log. Running it
+    /// again changes nothing; an interrupted run goes on. Exits with 1 if some rows could not be mapped.
+    Orders(ImportOrders),
 }
 
 #[derive(Debug, Clone, Args)]
@@ -297,6 +301,40 @@ pub struct ImportCatalogue {
     /// Products on their way at a time.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1_000))]
     pub concurrency: u16,
+    #[command(flatten)]
+    pub instance: Instance,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct ImportOrders {
+    /// The file: InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country, with
+    /// times in UTC. All of it is kept in memory, some 300 bytes a row; 20 million rows at most.
+    pub file: PathBuf,
+    /// Currency of all prices.
+    #[arg(long, default_value = "GBP")]
+    pub currency: domain::Currency,
+    /// Commands on their way at a time.
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u16).range(1..=4_096))]
+    pub concurrency: u16,
+    /// Where to list what could not be mapped, as CSV: row, reason, and the row itself [default: the first
+    /// 100 in the terminal]
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+    /// Only read the file, and print as JSON what it would come to, with revenue by country and month.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// The log's nats-server [default: that of the instance whose data folder this is]
+    #[arg(long, env = "NATS_URL", hide_env_values = true)]
+    pub nats_url: Option<String>,
+    /// Where the log's nats-server tells about itself, such as http://host:8222, to check how it syncs.
+    #[arg(long, env = "NATS_MONITORING_URL")]
+    pub nats_monitoring_url: Option<String>,
+    /// Copies of each message that the log is to have.
+    #[arg(long, env = "CARTULARY_LOG_REPLICAS", default_value_t = 1)]
+    pub log_replicas: usize,
+    /// Write to a log that may lose what is acknowledged.
+    #[arg(long, env = "CARTULARY_ACCEPT_UNSAFE_LOG", value_parser = clap::builder::FalseyValueParser::new())]
+    pub accept_unsafe_log: bool,
     #[command(flatten)]
     pub instance: Instance,
 }

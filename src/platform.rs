@@ -176,9 +176,8 @@ impl Shared {
         projections::set_up(&all, &pool).await.context("the read models' tables can't be made")?;
         let unsafe_log = crate::safety::reasons(options, &settings, &jetstream, &pool).await?;
         let (log, clock): (Arc<dyn EventLog>, _) = (Arc::new(jetstream), Clock::system());
-        let writer = Writer::new(log.clone(), options.writer_settings());
-        let settings = options.execute_settings();
-        let executors = Arc::new(Executors::new(&writer, &snapshots, &clock, &settings));
+        let (writer, executors) =
+            execute_on(&log, &snapshots, &clock, options.writer_settings(), &options.execute_settings());
         let feed = Feed::new(log.clone());
         let read_models = Arc::new(ReadModels::new(pool.clone(), projections::codes()));
         let builds = projections::Builds::new(all, feed.clone(), pool.clone());
@@ -263,6 +262,19 @@ impl Shared {
         workers.spawn(sagas.run(self.pool.clone(), self.timers.clone(), status));
         Ok(())
     }
+}
+
+/// Execute on a log: one writer, and the executors that share it.
+pub fn execute_on(
+    log: &Arc<dyn EventLog>,
+    snapshots: &Arc<dyn Snapshots>,
+    clock: &Clock,
+    writer: infra::writer::Settings,
+    settings: &infra::execute::Settings,
+) -> (Writer, Arc<Executors>) {
+    let writer = Writer::new(log.clone(), writer);
+    let executors = Arc::new(Executors::new(&writer, snapshots, clock, settings));
+    (writer, executors)
 }
 
 /// Connects to nats-server; later outages are waited out.

@@ -22,10 +22,7 @@ pub async fn reasons(
     log: &JetStreamLog,
     pool: &PgPool,
 ) -> anyhow::Result<Vec<String>> {
-    let mut unsafe_config = log.drift(settings).await?;
-    if let Some(url) = &options.nats_monitoring_url {
-        unsafe_config.extend(unsafe_sync(url).await);
-    }
+    let mut unsafe_config = config_reasons(options.nats_monitoring_url.as_deref(), settings, log).await?;
     let mut reasons = infra::fence::check(pool, log).await?;
     if options.accept_unsafe_log {
         unsafe_config.iter().for_each(|reason| tracing::warn!(reason, "accepted, as the settings say"));
@@ -33,6 +30,23 @@ pub async fn reasons(
         reasons.append(&mut unsafe_config);
     }
     reasons.iter().for_each(|reason| tracing::error!(reason, "the log is not safe to work on"));
+    Ok(reasons)
+}
+
+/// Why the log may lose what it has acknowledged: what its stream's config says, and its server's if there is
+/// a monitoring URL.
+///
+/// # Errors
+/// The log does not answer.
+pub async fn config_reasons(
+    monitoring_url: Option<&str>,
+    settings: &LogSettings,
+    log: &JetStreamLog,
+) -> anyhow::Result<Vec<String>> {
+    let mut reasons = log.drift(settings).await?;
+    if let Some(url) = monitoring_url {
+        reasons.extend(unsafe_sync(url).await);
+    }
     Ok(reasons)
 }
 

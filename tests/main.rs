@@ -5,6 +5,7 @@ mod embedded;
 mod exactly_once;
 mod execute;
 mod faults;
+mod import_orders;
 mod journeys;
 mod log_contract;
 mod projections;

@@ -16,6 +16,7 @@ use super::client::{Answer, Client};
 use super::forms::{self, Product};
 use super::lines;
 use super::progress::Progress;
+use super::visible::visible;
 
 /// Bad lines that are shown one by one; the rest is counted.
 const BAD_LINES_SHOWN: u64 = 100;
@@ -76,10 +77,11 @@ pub async fn import(
         let Some((number, (outcome, log_position))) = outcome? else { continue };
         summary.log_position = summary.log_position.max(log_position);
         summary.count(number, outcome, progress);
-        progress.product();
+        progress.done();
     }
     drop(outcomes);
-    visible(client, summary.log_position).await?;
+    let paths = ["/v1/products?limit=1", "/v1/search?limit=1"];
+    visible(client, &paths, summary.log_position, &Progress::quiet()).await?;
     summary.took = started.elapsed();
     Ok(summary)
 }
@@ -180,17 +182,6 @@ async fn open_stock(
         status if status.is_success() => Ok(answer.log_position),
         _ => Err(answer.problem()),
     })
-}
-
-/// Waits until the read models have come to the position.
-async fn visible(client: &Client, log_position: u64) -> anyhow::Result<()> {
-    let position = log_position.to_string();
-    for path in ["/v1/products?limit=1", "/v1/search?limit=1"] {
-        // As long as the read models move on, there is hope; `send` gives up when they don't.
-        let answer = client.send(Method::GET, path, &[("Min-Log-Position", &position)], None).await?;
-        anyhow::ensure!(answer.status.is_success(), "{path}: {}", answer.problem());
-    }
-    Ok(())
 }
 
 impl Summary {

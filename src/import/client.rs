@@ -54,6 +54,16 @@ impl Client {
         Ok(Self { http, url: url.into().trim_end_matches('/').to_owned() })
     }
 
+    /// Sends a request once, whatever the answer is.
+    ///
+    /// # Errors
+    /// The shop can't be reached.
+    pub async fn ask(&self, method: Method, path: &str) -> anyhow::Result<Answer> {
+        let request = self.http.request(method, format!("{}{path}", self.url));
+        answer(request.send().await.with_context(|| format!("the shop at {} can't be reached", self.url))?)
+            .await
+    }
+
     /// Sends a request until the shop has an answer to it.
     ///
     /// # Errors

@@ -19,9 +19,9 @@ pub type Line = (u64, Result<Vec<u8>, String>);
 /// Reads the lines; a failure of the file itself is the last item.
 pub fn read(file: Box<dyn Read + Send>, progress: &Arc<Progress>) -> mpsc::Receiver<Line> {
     let (lines, received) = mpsc::channel(LINES_AHEAD);
-    let counted = Counted { file, progress: progress.clone() };
+    let progress = progress.clone();
     std::thread::spawn(move || {
-        let mut reader = match plain(counted) {
+        let mut reader = match unpacked(file, &progress) {
             Ok(reader) => reader,
             Err(error) => return drop(lines.blocking_send((0, Err(error.to_string())))),
         };
@@ -42,8 +42,12 @@ pub fn read(file: Box<dyn Read + Send>, progress: &Arc<Progress>) -> mpsc::Recei
 }
 
 /// The file as it is, or unpacked if it begins as gzip does.
-fn plain(file: impl Read + Send + 'static) -> std::io::Result<Box<dyn BufRead>> {
-    let mut buffered = BufReader::with_capacity(64 * 1024, file);
+///
+/// # Errors
+/// It can't be read.
+pub fn unpacked(file: Box<dyn Read + Send>, progress: &Arc<Progress>) -> std::io::Result<Box<dyn BufRead>> {
+    let counted = Counted { file, progress: progress.clone() };
+    let mut buffered = BufReader::with_capacity(64 * 1024, counted);
     let gzip = buffered.fill_buf()?.starts_with(&[0x1f, 0x8b]);
     Ok(if gzip { Box::new(BufReader::new(MultiGzDecoder::new(buffered))) } else { Box::new(buffered) })
 }

@@ -4,7 +4,9 @@ pub mod catalogue;
 mod client;
 pub mod forms;
 mod lines;
+mod orders;
 pub mod progress;
+mod visible;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -16,6 +18,7 @@ pub use client::{Answer, Client};
 pub async fn run(options: Import) -> anyhow::Result<ExitCode> {
     match options.what {
         ImportWhat::Catalogue(options) => import_catalogue(options).await,
+        ImportWhat::Orders(options) => orders::run(options).await,
     }
 }
 
@@ -24,7 +27,7 @@ async fn import_catalogue(options: ImportCatalogue) -> anyhow::Result<ExitCode> 
     let bytes = std::fs::metadata(&options.file).map(|metadata| metadata.len()).unwrap_or(0);
     let file = std::fs::File::open(&options.file)
         .map_err(|error| anyhow::anyhow!("{}: {error}", options.file.display()))?;
-    let progress = Arc::new(progress::Progress::new(&options.file, bytes));
+    let progress = Arc::new(progress::Progress::of_file(&options.file, bytes, "products"));
     let settings = catalogue::Settings {
         currency: options.currency,
         stock: options.stock,
