@@ -129,6 +129,10 @@ pub struct Platform {
     /// Milliseconds that a query waits for its Min-Log-Position.
     #[arg(long, env = "CARTULARY_FRESHNESS_LIMIT_MS", default_value_t = 5_000)]
     pub freshness_limit_ms: u64,
+    /// Seconds that a reader of the log may stand still while there is more to read, before /readyz says
+    /// so; longer than a saga waits for a provider that doesn't answer.
+    #[arg(long, env = "CARTULARY_STANDSTILL_LIMIT_S", default_value_t = 30)]
+    pub standstill_limit_s: u64,
     /// Log lines as JSON, one object a line.
     #[arg(long, env = "CARTULARY_LOG_JSON", value_parser = clap::builder::FalseyValueParser::new())]
     pub log_json: bool,
@@ -316,6 +320,9 @@ pub struct ImportOrders {
     /// Commands on their way at a time.
     #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u16).range(1..=4_096))]
     pub concurrency: u16,
+    /// Leave stock alone: products and orders only.
+    #[arg(long)]
+    pub no_stock: bool,
     /// Where to list what could not be mapped, as CSV: row, reason, and the row itself [default: the first
     /// 100 in the terminal]
     #[arg(long, value_name = "FILE")]

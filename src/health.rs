@@ -19,10 +19,6 @@ use utoipa::ToSchema;
 /// How long the log or the database may take to answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
-/// How long a reader of the log may stand still while there is more to read: longer than a saga waits
-/// for a provider that doesn't answer.
-const STANDSTILL_LIMIT: Duration = Duration::from_secs(30);
-
 /// What readiness depends on.
 pub struct Health {
     log: Arc<dyn EventLog>,
@@ -32,6 +28,8 @@ pub struct Health {
     writer: Writer,
     /// Why the log is not safe to work on, if it isn't.
     unsafe_log: Vec<String>,
+    /// How long a reader of the log may stand still while there is more to read.
+    standstill_limit: Duration,
 }
 
 /// Somebody who follows the log: how far, and why no farther.
@@ -67,9 +65,9 @@ pub struct Ready {
 }
 
 impl Health {
-    pub fn new(pool: PgPool, writer: Writer, unsafe_log: Vec<String>) -> Self {
-        let progress = Mutex::default();
-        Self { log: writer.log().clone(), pool, readers: Vec::new(), progress, writer, unsafe_log }
+    pub fn new(pool: PgPool, writer: Writer, unsafe_log: Vec<String>, standstill_limit: Duration) -> Self {
+        let (log, progress) = (writer.log().clone(), Mutex::default());
+        Self { log, pool, readers: Vec::new(), progress, writer, unsafe_log, standstill_limit }
     }
 
     /// Looks at the lanes of the live read models that this process works on.
@@ -145,7 +143,11 @@ impl Health {
         progress.retain(|lane, _| readers.iter().any(|reader| reader.lane == *lane));
         let begin = || Progress { position: 0, moved_at: Instant::now(), caught_up: false };
         let troubles = readers.iter().filter_map(|reader| {
-            progress.entry(reader.lane.clone()).or_insert_with(begin).trouble(reader, end)
+            progress.entry(reader.lane.clone()).or_insert_with(begin).trouble(
+                reader,
+                end,
+                self.standstill_limit,
+            )
         });
         troubles.collect()
     }
@@ -153,7 +155,7 @@ impl Health {
 
 impl Progress {
     /// Why the reader does not follow the log, if it does not.
-    fn trouble(&mut self, reader: &Reader, end: u64) -> Option<String> {
+    fn trouble(&mut self, reader: &Reader, end: u64, standstill_limit: Duration) -> Option<String> {
         let Reader { lane: name, position, stopped, .. } = reader;
         if *position > self.position || *position >= end {
             self.position = *position;
@@ -163,7 +165,7 @@ impl Progress {
         if let Some(reason) = stopped {
             return Some(format!("{name} stopped at position {position}: {reason}"));
         }
-        if self.moved_at.elapsed() > STANDSTILL_LIMIT {
+        if self.moved_at.elapsed() > standstill_limit {
             return Some(format!("{name} stands still at position {position} of {end}"));
         }
         (!self.caught_up).then(|| format!("{name} is catching up, at position {position} of {end}"))

@@ -80,7 +80,12 @@ impl Platform {
     ) -> anyhow::Result<Self> {
         let mut shared = Shared::open(options, nats_url, database_url).await?;
         let log_was_empty = shared.log.end().await? == 0;
-        let mut health = Health::new(shared.pool.clone(), shared.writer.clone(), shared.unsafe_log.clone());
+        let mut health = Health::new(
+            shared.pool.clone(),
+            shared.writer.clone(),
+            shared.unsafe_log.clone(),
+            Duration::from_secs(options.standstill_limit_s),
+        );
         let mut workers = JoinSet::new();
         let (stop, stopped) = watch::channel(false);
         let mut router = utoipa_axum::router::OpenApiRouter::with_openapi(crate::serve::description());

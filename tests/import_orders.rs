@@ -375,3 +375,38 @@ async fn real_records_are_planned_to_the_penny() {
     assert_eq!(planned, revenue::of_file(&file));
     assert_eq!(planned.values().sum::<i64>(), 975_880_999);
 }
+
+/// What the read models say of the real file is what the file says, to the penny. Without stock, which is most
+/// of what there is and none of the money.
+#[tokio::test(flavor = "multi_thread")]
+async fn real_revenue_is_in_the_read_models_to_the_penny() {
+    let Some(file) = data_file("online_retail_uci.csv.gz") else { return };
+    let shop = Shop::start(Folder::new()).await;
+    let run = imported(&shop, &file, &["--no-stock"]).await;
+    assert!(text(&run.stdout).contains("all of it is visible"), "{run:?}");
+    let of_file = revenue::of_file(&file);
+    let pool = sqlx::PgPool::connect(&shop.addresses.postgres).await.expect("Postgres answers");
+    let of_orders = revenue::of_read_model(&pool).await;
+    let different: Vec<_> = of_file.iter().filter(|(key, net)| of_orders.get(*key) != Some(*net)).collect();
+    assert!(different.is_empty() && of_orders.len() == of_file.len(), "{different:?}");
+
+    let mut by_month: BTreeMap<&str, i64> = BTreeMap::new();
+    let mut by_country: BTreeMap<&str, i64> = BTreeMap::new();
+    for ((country, month), net) in &of_file {
+        *by_month.entry(month).or_default() += net;
+        *by_country.entry(country).or_default() += net;
+    }
+    for (by, expected) in [("month", by_month), ("country", by_country)] {
+        let report = shop.get(&format!("/v1/reports/sales?by={by}")).await.body;
+        let lines = report["data"].as_array().expect("lines");
+        let found: BTreeMap<&str, i64> = lines
+            .iter()
+            .map(|line| (line["key"].as_str().expect("a key"), line["net"].as_i64().expect("an amount")))
+            .collect();
+        assert_eq!(found, expected);
+    }
+    let largest = order(&commits(&log(&shop).await).await, "573585");
+    let shown = shop.get(&format!("/v1/orders/{}", largest.trim_start_matches("order/"))).await.body;
+    assert_eq!((&shown["number"], &shown["status"]), (&json!("573585"), &json!("imported")));
+    assert_eq!(shown["lines"].as_array().map(Vec::len), Some(1_114));
+}

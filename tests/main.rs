@@ -7,6 +7,7 @@ mod execute;
 mod faults;
 mod import_orders;
 mod journeys;
+mod liveness;
 mod log_contract;
 mod projections;
 mod read_models;

@@ -78,7 +78,9 @@ impl Builds {
         let Some((is_indexed, verify, note)) = state else { return Ok(()) };
         if !is_indexed {
             index(projection, build.version, &mut transaction).await?;
-            return Ok(transaction.commit().await?);
+            // What follows waits for its lanes, and they for the indexes.
+            transaction.commit().await?;
+            return Box::pin(self.bring_forward(projection, build, live)).await;
         }
         let note = wait_for_dead_letters(build, live, note, &mut transaction).await?;
         if note.as_deref().is_some_and(|note| note.starts_with(SET_ASIDE)) && build.state == "building" {

@@ -16,6 +16,7 @@ use infra::lanes;
 use infra::log::EventLog;
 use infra::read_models::{self, schema};
 use sqlx::{AssertSqlSafe, PgConnection, PgPool};
+use tokio::sync::Notify;
 
 use crate::attend::{more_set_aside, show};
 use crate::dead_letters;
@@ -183,12 +184,14 @@ pub struct Builds {
     projections: Arc<Vec<Arc<dyn Projection>>>,
     feed: Arc<Feed>,
     pool: PgPool,
+    /// There are lanes that a worker may not know of yet.
+    news: Arc<Notify>,
 }
 
 impl Builds {
     #[must_use]
     pub fn new(projections: Vec<Arc<dyn Projection>>, feed: Arc<Feed>, pool: PgPool) -> Self {
-        Self { projections: Arc::new(projections), feed, pool }
+        Self { projections: Arc::new(projections), feed, pool, news: Arc::default() }
     }
 
     #[must_use]
@@ -204,6 +207,11 @@ impl Builds {
     #[must_use]
     pub fn feed(&self) -> &Arc<Feed> {
         &self.feed
+    }
+
+    /// Waits for lanes that came with a build which was begun here.
+    pub(crate) async fn news(&self) {
+        self.news.notified().await;
     }
 
     #[must_use]
@@ -240,6 +248,7 @@ impl Builds {
         }
         let version = create(projection.as_ref(), state, keep, verify, &mut transaction).await?;
         transaction.commit().await?;
+        self.news.notify_one();
         Ok(version)
     }
 

@@ -80,6 +80,7 @@ impl Worker {
             };
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
+                () = self.builds.news() => {}
                 _ = stop.wait_for(|stop| *stop) => break,
             }
         }

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use domain::commit::Commit;
 use domain::order;
+use sqlx::PgPool;
 use uuid::Uuid;
 
 /// Minor units by country and month (`2010-12`): what was paid, less what was given back in that month.
@@ -54,6 +55,22 @@ pub fn of_log<'a>(commits: impl IntoIterator<Item = &'a Commit>) -> NetRevenue {
     }
     net.retain(|_, pence| *pence != 0);
     net
+}
+
+/// From the read model of orders.
+pub async fn of_read_model(pool: &PgPool) -> NetRevenue {
+    let rows: Vec<(String, String, i64)> = sqlx::query_as(
+        "select country, to_char(at, 'YYYY-MM'), sum(pence)::bigint from (
+             select country, placed_at as at, (total ->> 'amount')::bigint as pence
+             from orders.orders where status = 'imported'
+             union all
+             select country, at, -amount from orders.refunds join orders.orders on id = order_id
+         ) as movements group by 1, 2 having sum(pence) <> 0",
+    )
+    .fetch_all(pool)
+    .await
+    .expect("rows");
+    rows.into_iter().map(|(country, month, pence)| ((country, month), pence)).collect()
 }
 
 /// `2.55` → 2550; no price in the file has more than three decimals.

@@ -169,6 +169,37 @@ fn free_port() -> u16 {
     std::iter::repeat_with(port).take(10_000).find(free).expect("a free port")
 }
 
+/// A Postgres that a test may kill.
+pub struct MortalPostgres {
+    server: Option<PostgresServer>,
+    options: PostgresOptions,
+    folder: Folder,
+    pub url: String,
+}
+
+impl MortalPostgres {
+    pub async fn start() -> Self {
+        let folder = Folder::new();
+        let options = PostgresOptions { port: Some(free_port()), shared_buffers: "64MB" };
+        let mut new = Self { server: None, options, folder, url: String::new() };
+        new.restart().await;
+        new
+    }
+
+    /// Kills it, as a crash would.
+    pub async fn kill(&mut self) {
+        self.server.take().expect("it runs").kill().await;
+    }
+
+    /// Starts it again, at the same place.
+    pub async fn restart(&mut self) {
+        let server = PostgresServer::start(self.folder.path(), &self.options).await.expect("Postgres starts");
+        kill_at_the_end(server.pid());
+        server.url().clone_into(&mut self.url);
+        self.server = Some(server);
+    }
+}
+
 /// The Postgres of this test process.
 struct Postgres {
     url: String,

@@ -55,7 +55,10 @@ async fn import(options: &ImportOrders) -> anyhow::Result<ExitCode> {
         false => Some(Shop::open(options).await?),
     };
     let (file, currency) = (options.file.clone(), options.currency);
-    let plan = tokio::task::spawn_blocking(move || read(&file, currency)).await??;
+    let mut plan = tokio::task::spawn_blocking(move || read(&file, currency)).await??;
+    if options.no_stock {
+        plan.steps.retain(|step| !step.what.is_of_stock());
+    }
     let Some(shop) = shop else {
         println!("{}", plan.to_json());
         list(options, &plan.unmappable)?;

@@ -121,6 +121,16 @@ pub enum What {
     },
 }
 
+impl What {
+    /// Whether it's about what is on the shelf.
+    pub fn is_of_stock(self) -> bool {
+        match self {
+            Self::Open(_) | Self::Dispatch { .. } | Self::Return { .. } | Self::Adjust { .. } => true,
+            Self::Product(_) | Self::Withdraw(_) | Self::Order(_) | Self::Reverse(_) => false,
+        }
+    }
+}
+
 /// An invoice, and its rows in their order.
 struct Invoice {
     number: Text,
