@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use domain::StreamId;
 use domain::commit::Hash;
+use domain::{OrderId, RecordedEvent, StreamId, stock};
 use infra::feed::Feed;
 use infra::log::{EventLog, MemoryLog, Message};
 use projections::builds::Purpose;
@@ -13,6 +13,7 @@ use projections::projection::Projection;
 use projections::{Builds, set_up, verify};
 use serde_json::value::RawValue;
 use sqlx::PgPool;
+use uuid::Uuid;
 
 use crate::support::projecting::{CURSED, HEXED, Running, Units, live, reaches};
 use crate::support::servers::{Nats, database, database_url};
@@ -231,6 +232,69 @@ async fn a_build_that_sets_more_aside_than_the_live_one_waits() {
     assert_eq!(note, "has set aside 1 more than units_v1");
     assert_eq!(live("units", &pool).await.version, 1);
     assert_eq!(builds.cut_over("units").await.expect("switched"), 2);
+    running.stop().await;
+}
+
+/// A commit that could not be read at all, and can now: each of its events is applied once, to what it turns
+/// out to be about, in whichever lane that is.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_can_be_read_at_last_goes_where_it_belongs() {
+    let log: Arc<dyn EventLog> = Arc::new(MemoryLog::default());
+    let pool = database().await;
+    let orders: Arc<dyn Projection> = Arc::new(projections::orders::Orders);
+    let ids: Vec<OrderId> = (0..8).map(|number| OrderId(Uuid::from_u128(number))).collect();
+    let mut receipts = Receipts::of(log.clone());
+    let reserved = |commit: &mut domain::Commit| {
+        let event = |(index, order_id): (usize, &OrderId)| {
+            let event = stock::Event::Reserved { order_id: *order_id, quantity: 1 };
+            RecordedEvent::encode(&event, commit.id, index, commit.recorded_at)
+        };
+        commit.events = ids.iter().enumerate().map(event).collect();
+    };
+    let end = receipts.add_with("MUG", 1, reserved).await;
+    // As if the lane of the stream had come by it with code that could not read it.
+    let lanes = domain::ids::PARTITIONS / 2;
+    let lane = i32::try_from(domain::ids::partition("MUG") / lanes).expect("a lane");
+    let as_it_was = format!(
+        "update cartulary.lanes set position = {end} where reader = 'orders_v1';
+         insert into cartulary.parked (reader, lane, key, build) values ('orders_v1', {lane}, 'MUG', 'older');
+         insert into cartulary.dead_letters (reader, key, position, index, stream, kind, reason)
+             values ('orders_v1', 'MUG', {end}, -1, 'stock/MUG', '(unreadable commit)', 'older code')"
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(as_it_was)).execute(&pool).await.expect("as it was");
+    // Other code tries again by itself.
+    let running = Running::start(&orders, &log, &pool);
+    eventually("it's drained", async || {
+        let left = dead_letters::list(&pool, Some("orders")).await.expect("letters");
+        let rows: i64 =
+            sqlx::query_scalar("select count(*) from orders.timeline").fetch_one(&pool).await.expect("rows");
+        (left.is_empty() && rows > 0 && rows == ids.len() as i64).then_some(())
+    })
+    .await;
+    running.stop().await;
+    let steps: Vec<(i64, i64)> = sqlx::query_as(
+        "select count(*), count(distinct order_id) from orders.timeline join orders.orders on id = order_id",
+    )
+    .fetch_all(&pool)
+    .await
+    .expect("rows");
+    assert_eq!(steps, [(8, 8)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_postgres_does_not_take_can_be_set_aside_too() {
+    let log: Arc<dyn EventLog> = Arc::new(MemoryLog::default());
+    let pool = PgPool::connect(&database_url().await).await.expect("Postgres answers");
+    let code = Units::times(1);
+    set_up(std::slice::from_ref(&code), &pool).await.expect("tables");
+    let mut receipts = Receipts::of(log.clone());
+    receipts.add_with("MUG", 1, |commit| commit.events[0].kind = "stock.tele\0ported".to_owned()).await;
+    let end = receipts.add("CUP", 1).await;
+    let running = Running::start(&code, &log, &pool);
+    reaches("units", &pool, end).await;
+    retry(&pool, "MUG").await;
+    assert_eq!(letters(&pool).await[0].attempts, 2);
+    assert_eq!(units(&pool).await["CUP"], 1);
     running.stop().await;
 }
 

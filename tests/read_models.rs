@@ -265,6 +265,30 @@ async fn a_lease_that_was_lost_moves_nothing() {
     assert_eq!(new.advance(&mut connection, 5, 6, None, 1).await.expect("answers"), Advance::Done);
 }
 
+/// In a rolling upgrade, some lanes can be worked on by one process alone; its share must not be full of others.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_only_one_can_do_is_done_by_that_one() {
+    let pool = crate::support::servers::database().await;
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let (older, newer) = (
+        names(&["carts_v1", "catalog_v1", "orders_v1", "sales_v1", "search_v1"]),
+        names(&["carts_v1", "catalog_v1", "orders_v1", "sales_v1", "another_v2"]),
+    );
+    let mut connection = pool.acquire().await.expect("a connection");
+    infra::lanes::add(&mut connection, "another_v2", 1).await.expect("added");
+    let (mut first, mut second) =
+        (Worker::new(pool.clone(), "first".to_owned()), Worker::new(pool.clone(), "second".to_owned()));
+    assert_eq!(first.share(&older).await.expect("shared").len(), 6);
+    let mut have = Vec::new();
+    for _ in 0..4 {
+        let of_second = second.share(&newer).await.expect("shared");
+        have = vec![first.share(&older).await.expect("shared"), of_second];
+    }
+    let has = |worker: usize, reader: &str| have[worker].iter().any(|lease| lease.reader == reader);
+    assert!(has(0, "search_v1") && has(1, "another_v2"), "{have:?}");
+    assert_eq!(have.iter().map(Vec::len).sum::<usize>(), 7, "{have:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn read_models_of_builds_that_kept_checkpoints_are_taken_over() {
     let pool = PgPool::connect(&database_url().await).await.expect("Postgres answers");

@@ -1,7 +1,7 @@
 //! The commit: one message of the log, the outcome of one command.
 
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use crate::ids::{CommandId, StreamId};
 use crate::schema;
+use crate::text::FromText;
 
 /// Version of the envelope that this build writes.
 pub const ENVELOPE_VERSION: u32 = 1;
@@ -154,15 +155,31 @@ impl RecordedEvent {
 
     /// `{"type": …, "data": {…, "personal": …}}`: the type first, so that the data is read in one go.
     fn tagged(&self, data: &str) -> String {
-        let open = data.trim_end().strip_suffix('}');
-        let kind = Value::String(self.kind.clone());
-        match (open, &self.personal) {
-            (Some(open), Some(personal)) => {
-                let comma = if open.trim_end().ends_with('{') { "" } else { "," };
-                format!(r#"{{"type":{kind},"data":{open}{comma}"{PERSONAL}":{personal}}}}}"#)
+        let personal = self.personal.as_ref().map_or("", |personal| personal.get());
+        let mut tagged = String::with_capacity(self.kind.len() + data.len() + personal.len() + 40);
+        tagged.push_str(r#"{"type":"#);
+        match self.kind.bytes().all(|byte| byte.is_ascii_lowercase() || matches!(byte, b'.' | b'_')) {
+            true => {
+                tagged.push('"');
+                tagged.push_str(&self.kind);
+                tagged.push('"');
             }
-            _ => format!(r#"{{"type":{kind},"data":{data}}}"#),
+            false => tagged.push_str(&Value::String(self.kind.clone()).to_string()),
         }
+        tagged.push_str(r#","data":"#);
+        match data.trim_end().strip_suffix('}').filter(|_| self.personal.is_some()) {
+            Some(open) => {
+                tagged.push_str(open);
+                tagged.push_str(if open.trim_end().ends_with('{') { "\"" } else { ",\"" });
+                tagged.push_str(PERSONAL);
+                tagged.push_str("\":");
+                tagged.push_str(personal);
+                tagged.push('}');
+            }
+            None => tagged.push_str(data),
+        }
+        tagged.push('}');
+        tagged
     }
 
     /// `order` of `order.placed`.
@@ -177,8 +194,8 @@ fn raw(value: &Value) -> Box<RawValue> {
 }
 
 /// SHA-256, in JSON as 64 hexadecimal digits.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(into = "String")]
 pub struct Hash([u8; 32]);
 
 impl Hash {
@@ -206,20 +223,27 @@ impl From<Hash> for String {
     }
 }
 
-impl TryFrom<String> for Hash {
-    type Error = &'static str;
+impl std::str::FromStr for Hash {
+    type Err = &'static str;
 
-    fn try_from(text: String) -> Result<Self, Self::Error> {
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
         const FORM: &str = "a SHA-256 hash is 64 hexadecimal digits";
+        let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
         let mut bytes = [0; 32];
-        if text.len() != 64 || !text.is_ascii() {
+        if text.len() != 64 {
             return Err(FORM);
         }
         for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
-            let digits = std::str::from_utf8(digits).map_err(|_| FORM)?;
-            *byte = u8::from_str_radix(digits, 16).map_err(|_| FORM)?;
+            let (high, low) = digit(digits[0]).zip(digit(digits[1])).ok_or(FORM)?;
+            *byte = high << 4 | low;
         }
         Ok(Self(bytes))
+    }
+}
+
+impl<'de> Deserialize<'de> for Hash {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(FromText::new("a SHA-256 hash"))
     }
 }
 

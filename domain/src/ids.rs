@@ -3,10 +3,11 @@
 use std::fmt::{self, Display};
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use uuid::Uuid;
 
 use crate::Aggregate;
+use crate::text::FromText;
 
 /// Number of partitions of the log, fixed for ever: subjects contain it.
 pub const PARTITIONS: u64 = 64;
@@ -33,13 +34,13 @@ impl TryFrom<String> for Sku {
     type Error = InvalidSku;
 
     fn try_from(code: String) -> Result<Self, InvalidSku> {
-        let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-        if (1..=Self::LENGTH_MAX).contains(&code.len()) && code.bytes().all(allowed) {
-            Ok(Self(code))
-        } else {
-            Err(InvalidSku)
-        }
+        if is_sku(&code) { Ok(Self(code)) } else { Err(InvalidSku) }
     }
+}
+
+fn is_sku(code: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    (1..=Sku::LENGTH_MAX).contains(&code.len()) && code.bytes().all(allowed)
 }
 
 impl FromStr for Sku {
@@ -116,8 +117,8 @@ impl Display for CommandId {
 }
 
 /// Name of one aggregate's stream, written `category/id`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(into = "String")]
 pub struct StreamId {
     category: String,
     id: String,
@@ -151,6 +152,14 @@ impl StreamId {
     }
 }
 
+impl OrderId {
+    /// That of the id's text.
+    #[must_use]
+    pub fn partition(self) -> u64 {
+        partition(self.0.as_hyphenated().encode_lower(&mut Uuid::encode_buffer()))
+    }
+}
+
 /// FNV-1a-64 of the key, mod 64.
 #[must_use]
 pub fn partition(key: &str) -> u64 {
@@ -160,24 +169,23 @@ pub fn partition(key: &str) -> u64 {
     hash % PARTITIONS
 }
 
-impl TryFrom<String> for StreamId {
-    type Error = InvalidStreamId;
+impl FromStr for StreamId {
+    type Err = InvalidStreamId;
 
-    fn try_from(text: String) -> Result<Self, InvalidStreamId> {
-        let (category, id) = text.split_once('/').ok_or_else(|| InvalidStreamId(text.clone()))?;
+    fn from_str(text: &str) -> Result<Self, InvalidStreamId> {
+        let invalid = || InvalidStreamId(text.to_owned());
+        let (category, id) = text.split_once('/').ok_or_else(invalid)?;
         let letters = |b: u8| b.is_ascii_lowercase() || b == b'_';
-        if category.is_empty() || !category.bytes().all(letters) || id.parse::<Sku>().is_err() {
-            return Err(InvalidStreamId(text));
+        if category.is_empty() || !category.bytes().all(letters) || !is_sku(id) {
+            return Err(invalid());
         }
         Ok(Self { category: category.to_owned(), id: id.to_owned() })
     }
 }
 
-impl FromStr for StreamId {
-    type Err = InvalidStreamId;
-
-    fn from_str(text: &str) -> Result<Self, InvalidStreamId> {
-        Self::try_from(text.to_owned())
+impl<'de> Deserialize<'de> for StreamId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(FromText::new("a stream"))
     }
 }
 

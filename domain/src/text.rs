@@ -1,5 +1,11 @@
 //! Text from outside: what may be in it, and how a rule says what is wrong with it.
 
+use std::fmt::{self, Display};
+use std::marker::PhantomData;
+use std::str::FromStr;
+
+use serde::de::Visitor;
+
 /// One thing wrong with a command's data, with a JSON pointer (RFC 6901) to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Invalid {
@@ -71,6 +77,30 @@ fn is_hostile(c: char) -> bool {
 #[must_use]
 pub fn pointer_step(name: &str) -> String {
     name.replace('~', "~0").replace('/', "~1")
+}
+
+/// Reads what has a form in text, without making a string of it first.
+pub(crate) struct FromText<T> {
+    expected: &'static str,
+    of: PhantomData<T>,
+}
+
+impl<T> FromText<T> {
+    pub fn new(expected: &'static str) -> Self {
+        Self { expected, of: PhantomData }
+    }
+}
+
+impl<T: FromStr<Err: Display>> Visitor<'_> for FromText<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.expected)
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<T, E> {
+        text.parse().map_err(E::custom)
+    }
 }
 
 #[cfg(test)]

@@ -49,7 +49,7 @@ pub async fn check(pool: &PgPool, log: &dyn EventLog) -> Result<Vec<String>, Err
     for (reader, position, hash) in checkpoints {
         let position = position.cast_unsigned();
         let read = if position <= end { log.read(position).await? } else { None };
-        match (read, hash.and_then(|hash| Hash::try_from(hash).ok())) {
+        match (read, hash.and_then(|hash| hash.parse::<Hash>().ok())) {
             (None, _) => {
                 wrong.push(format!("{reader} has read up to position {position}, and the log ends at {end}"))
             }

@@ -66,8 +66,9 @@ pub async fn add(connection: &mut PgConnection, reader: &str, lanes: u64) -> Res
     let (first, last): (Vec<i64>, Vec<i64>) =
         bounds.map(|bounds| (bounds.start().cast_signed(), bounds.end().cast_signed())).unzip();
     sqlx::query(
-        "insert into cartulary.lanes (reader, lane, first_partition, last_partition)
-         select $1, ordinality - 1, first, last from unnest($2::bigint[], $3::bigint[]) with ordinality as lane (first, last)
+        // Epochs go on from any that a reader of the same name may have had.
+        "insert into cartulary.lanes (reader, lane, first_partition, last_partition, epoch)
+         select $1, ordinality - 1, first, last, (extract(epoch from clock_timestamp()) * 1000)::bigint from unnest($2::bigint[], $3::bigint[]) with ordinality as lane (first, last)
          on conflict do nothing",
     )
     .bind(reader)

@@ -13,6 +13,9 @@ use crate::verify;
 /// Commits behind the end of the log at which the inserting is over and the indexes are made.
 const NEARLY_THERE: u64 = 5_000;
 
+/// Commits behind the live one at which a build takes its place.
+const NEAR: u64 = 1_000;
+
 /// Queries that were begun on a retired read model have ended after this time.
 const RETIRED_FOR_S: f64 = 10.0;
 
@@ -21,15 +24,26 @@ const SET_ASIDE: &str = "has set aside";
 
 const ATTEND_INTERVAL: Duration = Duration::from_millis(250);
 
+/// The same while something is being built.
+const BUILDING_INTERVAL: Duration = Duration::from_millis(50);
+
 impl Builds {
     /// Brings builds forward, and drops what nobody needs any more. Runs until it's dropped.
     pub async fn attend(&self) {
         loop {
-            tokio::time::sleep(ATTEND_INTERVAL).await;
+            let is_building = read_models::all(self.pool()).await.is_ok_and(|models| {
+                models.iter().any(|model| model.state == "building" || model.state == "verifying")
+            });
+            let pause = if is_building { BUILDING_INTERVAL } else { ATTEND_INTERVAL };
+            tokio::time::sleep(pause).await;
             for projection in self.projections().iter() {
+                let name = projection.name();
                 if let Err(error) = self.attend_to(projection.as_ref()).await {
-                    let projection = projection.name();
-                    tracing::warn!(projection, %error, "its read models are looked after again in a moment");
+                    tracing::warn!(projection = name, %error, "its read models are looked after again in a moment");
+                }
+                // Somebody may look at an old one still, which is to hold up nothing else.
+                if let Err(error) = self.drop_retired(name).await {
+                    tracing::warn!(projection = name, %error, "a retired read model is dropped later");
                 }
             }
         }
@@ -37,7 +51,6 @@ impl Builds {
 
     async fn attend_to(&self, projection: &dyn Projection) -> Result<(), Error> {
         let name = projection.name();
-        self.drop_retired(name).await?;
         let models = read_models::all(self.pool()).await?;
         let ours = || models.iter().filter(|model| model.projection == name);
         if let Some(live) = ours().find(|model| model.state == "live" && model.code == projection.version()) {
@@ -65,6 +78,9 @@ impl Builds {
             return Ok(());
         }
         let mut transaction = self.pool().begin().await?;
+        // Who is paused here must not keep its locks, nor wait for others' for long.
+        let limits = "set local idle_in_transaction_session_timeout = '10s'; set local lock_timeout = '5s'";
+        sqlx::raw_sql(limits).execute(&mut *transaction).await?;
         // Whoever else looks after it at this moment does the same.
         let state: Option<(bool, bool, Option<String>)> = sqlx::query_as(
             "select indexed_at is not null, verify, note from cartulary.read_models
@@ -82,15 +98,21 @@ impl Builds {
             transaction.commit().await?;
             return Box::pin(self.bring_forward(projection, build, live)).await;
         }
-        let note = wait_for_dead_letters(build, live, note, &mut transaction).await?;
-        if note.as_deref().is_some_and(|note| note.starts_with(SET_ASIDE)) && build.state == "building" {
+        let is_verification = build.state == "verifying";
+        let note = match is_verification {
+            true => note,
+            false => wait_for_dead_letters(build, live, note, &mut transaction).await?,
+        };
+        if note.as_deref().is_some_and(|note| note.starts_with(SET_ASIDE)) {
             return Ok(transaction.commit().await?);
         }
         if verify && note.is_none() {
+            // A comparison of large tables takes its time.
+            let limit = "set local idle_in_transaction_session_timeout = '1h'";
+            sqlx::raw_sql(limit).execute(&mut *transaction).await?;
             let Some(comparison) = verify::compare(projection, build, live, self.pool()).await? else {
                 return Ok(());
             };
-            let is_verification = build.state == "verifying";
             verify::record(&comparison, build, live, &mut transaction).await?;
             if is_verification {
                 retire(build, &mut transaction).await?;
@@ -107,7 +129,24 @@ impl Builds {
                 return Ok(());
             }
         }
-        self.switch(&build.projection, build.version, Decided::ByItself).await.map(drop)
+        self.switch_when_near(build, live).await
+    }
+
+    /// Switches, if that has a chance: the live one is stopped while it waits for the build.
+    async fn switch_when_near(&self, build: &ReadModel, live: &ReadModel) -> Result<(), Error> {
+        let models = read_models::all(self.pool()).await?;
+        let position = |wanted: &ReadModel| {
+            let mut models = models.iter();
+            models.find(|model| model.schema() == wanted.schema()).map_or(0, |model| model.position.0)
+        };
+        if position(build) + NEAR < position(live) || !self.may_try_to_switch(&build.projection) {
+            return Ok(());
+        }
+        let switched = self.switch(&build.projection, build.version, Decided::ByItself).await?;
+        if !switched {
+            self.switched_in_vain(&build.projection);
+        }
+        Ok(())
     }
 
     /// Lets the views follow the live read model; in a transaction of its own, because a query by

@@ -8,8 +8,9 @@
 //! | standby   | was live; still follows the log, so that a rollback is current          |
 //! | retired   | nobody asks for it any more; is dropped in a moment                     |
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use infra::feed::Feed;
 use infra::lanes;
@@ -28,6 +29,9 @@ pub const KEEP_DEFAULT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How long the one that is replaced may be stopped at the moment of the switch.
 const SWITCH_LIMIT: Duration = Duration::from_secs(1);
+/// How long after an attempt that did not work out another one is made, so that the live one gets on.
+const SWITCH_PAUSE: Duration = Duration::from_secs(5);
+
 const SWITCH_POLL: Duration = Duration::from_millis(2);
 
 #[derive(Debug, thiserror::Error)]
@@ -186,12 +190,14 @@ pub struct Builds {
     pool: PgPool,
     /// There are lanes that a worker may not know of yet.
     news: Arc<Notify>,
+    /// When a switch was tried in vain.
+    in_vain: Arc<Mutex<HashMap<String, Instant>>>,
 }
 
 impl Builds {
     #[must_use]
     pub fn new(projections: Vec<Arc<dyn Projection>>, feed: Arc<Feed>, pool: PgPool) -> Self {
-        Self { projections: Arc::new(projections), feed, pool, news: Arc::default() }
+        Self { projections: Arc::new(projections), feed, pool, news: Arc::default(), in_vain: Arc::default() }
     }
 
     #[must_use]
@@ -207,6 +213,17 @@ impl Builds {
     #[must_use]
     pub fn feed(&self) -> &Arc<Feed> {
         &self.feed
+    }
+
+    /// Whether the last attempt to switch was not just now.
+    pub(crate) fn may_try_to_switch(&self, projection: &str) -> bool {
+        let in_vain = self.in_vain.lock().unwrap_or_else(PoisonError::into_inner);
+        in_vain.get(projection).is_none_or(|at| at.elapsed() > SWITCH_PAUSE)
+    }
+
+    pub(crate) fn switched_in_vain(&self, projection: &str) {
+        let mut in_vain = self.in_vain.lock().unwrap_or_else(PoisonError::into_inner);
+        in_vain.insert(projection.to_owned(), Instant::now());
     }
 
     /// Waits for lanes that came with a build which was begun here.

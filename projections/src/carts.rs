@@ -1,6 +1,5 @@
 //! Carts, with the prices of the moment.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use domain::{Event, Money, cart, product};
@@ -13,8 +12,8 @@ use sqlx::{FromRow, PgConnection, PgPool};
 use uuid::Uuid;
 
 use crate::copy;
-use crate::projection::{Happened, Projection, Writer};
-use crate::rows::{self, Rows, Table, storable};
+use crate::projection::{Happened, Key, Projection, Writer};
+use crate::rows::{self, ROW_BYTES, Rows, Table, storable};
 
 pub const NAME: &str = "carts";
 
@@ -101,9 +100,9 @@ impl Projection for Carts {
         1
     }
 
-    fn key<'a>(&self, happened: &Happened<'a>) -> Option<Cow<'a, str>> {
+    fn key<'a>(&self, happened: &Happened<'a>) -> Option<Key<'a>> {
         let is_ours = matches!(happened.event, Event::Cart(_) | Event::Product(_));
-        is_ours.then(|| happened.stream.id().into())
+        is_ours.then(|| Key::Id(happened.stream.id()))
     }
 
     fn writer(&self) -> Box<dyn Writer> {
@@ -140,6 +139,10 @@ impl Writer for CartsWriter {
             Ok(())
         }
         .boxed()
+    }
+
+    fn pending_bytes(&self) -> usize {
+        self.carts.pending_bytes() + self.products.pending_bytes() + self.lines.pending_bytes()
     }
 
     fn flush<'a>(&'a mut self, transaction: &'a mut PgConnection) -> BoxFuture<'a, Result<(), sqlx::Error>> {
@@ -205,6 +208,10 @@ impl rows::Row for ProductRow {
 }
 
 impl LineChanges {
+    fn pending_bytes(&self) -> usize {
+        (self.removed.len() + self.set.len()) * ROW_BYTES
+    }
+
     /// Only the lines that change are written, however many the cart has.
     async fn store(self, transaction: &mut PgConnection) -> Result<(), sqlx::Error> {
         if !self.removed.is_empty() {

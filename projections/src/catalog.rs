@@ -1,7 +1,5 @@
 //! The catalogue: every product with its price and what is available of it.
 
-use std::borrow::Cow;
-
 use domain::product::Details;
 use domain::{Event, Money, product, stock};
 use futures_util::FutureExt;
@@ -12,7 +10,7 @@ use sqlx::types::Json;
 use sqlx::{FromRow, PgConnection, PgPool};
 
 use crate::copy;
-use crate::projection::{Happened, Projection, Writer};
+use crate::projection::{Happened, Key, Projection, Writer};
 use crate::rows::{self, Rows, Table};
 
 pub const NAME: &str = "catalog";
@@ -102,9 +100,9 @@ impl Projection for Catalog {
         1
     }
 
-    fn key<'a>(&self, happened: &Happened<'a>) -> Option<Cow<'a, str>> {
+    fn key<'a>(&self, happened: &Happened<'a>) -> Option<Key<'a>> {
         let is_ours = matches!(happened.event, Event::Product(_) | Event::Stock(_));
-        is_ours.then(|| happened.stream.id().into())
+        is_ours.then(|| Key::Id(happened.stream.id()))
     }
 
     fn writer(&self) -> Box<dyn Writer> {
@@ -134,6 +132,10 @@ impl Writer for CatalogWriter {
             Ok(())
         }
         .boxed()
+    }
+
+    fn pending_bytes(&self) -> usize {
+        self.products.pending_bytes()
     }
 
     fn flush<'a>(&'a mut self, transaction: &'a mut PgConnection) -> BoxFuture<'a, Result<(), sqlx::Error>> {

@@ -13,6 +13,8 @@ const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
 /// Microseconds from 1970 to 2000, where Postgres's time begins.
 const EPOCH_US: i64 = 946_684_800_000_000;
 
+const PIECE_BYTES: usize = 64 * 1024;
+
 /// Rows on their way into a table.
 pub(crate) struct Copy {
     statement: String,
@@ -39,6 +41,10 @@ impl Copy {
         Row { buffer: &mut self.buffer }
     }
 
+    pub fn bytes(&self) -> usize {
+        self.buffer.len()
+    }
+
     /// Sends the rows, if there are any.
     pub async fn send(&mut self, transaction: &mut PgConnection) -> Result<(), sqlx::Error> {
         if self.buffer.is_empty() {
@@ -46,7 +52,10 @@ impl Copy {
         }
         self.buffer.extend((-1_i16).to_be_bytes());
         let mut copying = transaction.copy_in_raw(&self.statement).await?;
-        copying.send(self.buffer.as_slice()).await?;
+        // In pieces, so that Postgres begins while the rest is on its way.
+        for piece in self.buffer.chunks(PIECE_BYTES) {
+            copying.send(piece).await?;
+        }
         copying.finish().await?;
         self.buffer.clear();
         Ok(())

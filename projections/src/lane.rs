@@ -40,6 +40,9 @@ const HELD_POLL: Duration = Duration::from_millis(5);
 /// How often it looks whether something that was set aside is to be tried again.
 const RETRY_POLL: Duration = Duration::from_secs(1);
 
+/// How soon it goes on with that, if there is much of it: what is new comes first.
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
+
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
@@ -113,8 +116,8 @@ impl Lane {
         let mut retry_at = Instant::now();
         loop {
             if retry_at <= Instant::now() {
-                self.retry_asked(&mut letters, &mut work, &mut connection).await?;
-                retry_at = Instant::now() + RETRY_POLL;
+                let more = self.retry_asked(&mut letters, &mut work, &mut connection).await?;
+                retry_at = Instant::now() + if more { RETRY_PAUSE } else { RETRY_POLL };
             }
             let Ok(batch) = tokio::time::timeout_at(retry_at, follower.batch(BATCH_MAX)).await else {
                 continue;

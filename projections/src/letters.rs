@@ -1,11 +1,15 @@
 //! What a lane has set aside: events that can't be applied, and all that happens later to what they are
 //! about, in order. Everything else goes on.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
+use chrono::{DateTime, Utc};
 use infra::lanes::Lease;
 use infra::read_models::Position;
 use sqlx::{FromRow, PgConnection};
+
+/// Stands for all events of a commit that is not readable.
+pub(crate) const WHOLE: u32 = u32::MAX;
 
 /// An event of a newer form than this build's, which was read as far as this build knows it.
 type Newer = BTreeMap<(String, u32), (u64, u64, u64)>;
@@ -27,6 +31,9 @@ pub(crate) struct Letter {
 pub(crate) struct Letters {
     lease: Lease,
     keys: HashSet<String>,
+    /// When somebody asked for another try.
+    asked: HashMap<String, DateTime<Utc>>,
+    projection: String,
     /// Events that operators have decided to do without, by position and place in the commit.
     skipped: HashSet<(u64, u32)>,
     new: Vec<Letter>,
@@ -62,31 +69,33 @@ impl Letters {
         .bind(build())
         .execute(&mut *connection)
         .await?;
-        let keys: Vec<String> =
-            sqlx::query_scalar("select key from cartulary.parked where reader = $1 and lane = $2")
-                .bind(&lease.reader)
-                .bind(lease.lane)
-                .fetch_all(&mut *connection)
-                .await?;
         let mut letters = Self {
             lease: lease.clone(),
-            keys: keys.into_iter().collect(),
+            keys: HashSet::new(),
+            asked: HashMap::new(),
+            projection: projection.to_owned(),
             skipped: HashSet::new(),
             new: Vec::new(),
             newer: Newer::new(),
         };
-        letters.learn_skipped(projection, connection).await?;
+        letters.learn(connection).await?;
         Ok(letters)
     }
 
-    async fn learn_skipped(
-        &mut self,
-        projection: &str,
-        connection: &mut PgConnection,
-    ) -> Result<(), sqlx::Error> {
+    /// Learns what others have decided: what is to be tried again, what came from other lanes, and what is
+    /// to be done without.
+    async fn learn(&mut self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        let parked: Vec<(String, Option<DateTime<Utc>>)> =
+            sqlx::query_as("select key, asked_at from cartulary.parked where reader = $1 and lane = $2")
+                .bind(&self.lease.reader)
+                .bind(self.lease.lane)
+                .fetch_all(&mut *connection)
+                .await?;
+        self.keys.extend(parked.iter().map(|(key, _)| key.clone()));
+        self.asked = parked.into_iter().filter_map(|(key, asked_at)| Some((key, asked_at?))).collect();
         let skipped: Vec<Place> =
             sqlx::query_as("select position, index from cartulary.skipped_events where projection = $1")
-                .bind(projection)
+                .bind(&self.projection)
                 .fetch_all(connection)
                 .await?;
         self.skipped = skipped
@@ -106,7 +115,8 @@ impl Letters {
     }
 
     pub fn is_skipped(&self, position: u64, index: u32) -> bool {
-        !self.skipped.is_empty() && self.skipped.contains(&(position, index))
+        !self.skipped.is_empty()
+            && [index, WHOLE].iter().any(|index| self.skipped.contains(&(position, *index)))
     }
 
     pub fn add(&mut self, letter: Letter) {
@@ -160,46 +170,100 @@ impl Letters {
         .bind(position.cast_signed())
         .bind(index.cast_signed())
         .bind(stream)
-        .bind(kind)
-        .bind(reason)
+        .bind(storable(kind))
+        .bind(reason.as_deref().map(storable))
         .execute(&mut *transaction)
         .await?;
         let Some(reason) = reason else { return Ok(()) };
         tracing::error!(reader = self.lease.reader, key, position, kind, reason, "an event can't be applied");
         sqlx::query(
-            "insert into cartulary.parked (reader, lane, key, build) values ($1, $2, $3, $4)
+            // An operator may have decided to do without it while this lane was on its way there.
+            "insert into cartulary.parked (reader, lane, key, build, asked_at)
+             values ($1, $2, $3, $4, (select clock_timestamp() from cartulary.skipped_events
+                                      where projection = $5 and position = $6 and index = $7))
              on conflict do nothing",
         )
         .bind(&self.lease.reader)
         .bind(self.lease.lane)
         .bind(key)
         .bind(build())
+        .bind(&self.projection)
+        .bind(position.cast_signed())
+        .bind(index.cast_signed())
         .execute(&mut *transaction)
         .await?;
         record(&self.lease.reader, key, Some((*position, *index)), "set aside", reason, transaction).await
     }
 
     /// Keys whose events are to be tried again.
-    pub async fn asked(
+    pub async fn asked(&mut self, connection: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
+        self.learn(connection).await?;
+        Ok(self.asked.keys().cloned().collect())
+    }
+
+    /// Puts what turned out to be about something else where it belongs: an event of a commit that can be
+    /// read now, under its own key, in its own lane. It is tried there, in its turn.
+    pub async fn put_where_they_belong(
         &mut self,
-        projection: &str,
-        connection: &mut PgConnection,
-    ) -> Result<Vec<String>, sqlx::Error> {
-        if self.keys.is_empty() {
-            return Ok(Vec::new());
+        key: &str,
+        place: Place,
+        found: &[(u64, Letter)],
+        transaction: &mut PgConnection,
+    ) -> Result<(), sqlx::Error> {
+        self.taken(key, place, transaction).await?;
+        for (partition, letter) in found {
+            let Letter { key, position, index, stream, kind, .. } = letter;
+            sqlx::query(
+                "insert into cartulary.dead_letters (reader, key, position, index, stream, kind)
+                 values ($1, $2, $3, $4, $5, $6) on conflict do nothing",
+            )
+            .bind(&self.lease.reader)
+            .bind(key)
+            .bind(position.cast_signed())
+            .bind(index.cast_signed())
+            .bind(stream)
+            .bind(storable(kind))
+            .execute(&mut *transaction)
+            .await?;
+            sqlx::query(
+                "insert into cartulary.parked (reader, lane, key, build, asked_at)
+                 select reader, lane, $2, $3, clock_timestamp() from cartulary.lanes
+                 where reader = $1 and $4 between first_partition and last_partition
+                 on conflict (reader, key) do update set asked_at = excluded.asked_at",
+            )
+            .bind(&self.lease.reader)
+            .bind(key)
+            .bind(build())
+            .bind(partition.cast_signed())
+            .execute(&mut *transaction)
+            .await?;
+            let place = Some((*position, *index));
+            record(&self.lease.reader, key, place, "turned out to be about this", kind, transaction).await?;
+            if self.lease.partitions.contains(partition) {
+                self.keys.insert(key.clone());
+            }
         }
-        let asked: Vec<String> = sqlx::query_scalar(
-            "select key from cartulary.parked
-             where reader = $1 and lane = $2 and asked_at is not null order by key",
+        Ok(())
+    }
+
+    /// Takes one event off the key's list.
+    async fn taken(
+        &self,
+        key: &str,
+        place: Place,
+        transaction: &mut PgConnection,
+    ) -> Result<(), sqlx::Error> {
+        sqlx::query(
+            "delete from cartulary.dead_letters
+             where reader = $1 and key = $2 and position = $3 and index = $4",
         )
         .bind(&self.lease.reader)
-        .bind(self.lease.lane)
-        .fetch_all(&mut *connection)
+        .bind(key)
+        .bind(place.position.0.cast_signed())
+        .bind(place.index)
+        .execute(transaction)
         .await?;
-        if !asked.is_empty() {
-            self.learn_skipped(projection, connection).await?;
-        }
-        Ok(asked)
+        Ok(())
     }
 
     /// The first events of the key that are set aside, in order.
@@ -253,6 +317,7 @@ impl Letters {
     /// The key's events are applied now, for good: later ones need not wait.
     pub fn released(&mut self, key: &str) {
         self.keys.remove(key);
+        self.asked.remove(key);
     }
 
     /// The key's first event can't be applied, still or again.
@@ -272,18 +337,28 @@ impl Letters {
         .bind(key)
         .bind(position.cast_signed())
         .bind(index)
-        .bind(reason)
+        .bind(storable(reason))
         .execute(&mut *transaction)
         .await?;
-        sqlx::query("update cartulary.parked set asked_at = null, build = $3 where reader = $1 and key = $2")
-            .bind(&self.lease.reader)
-            .bind(key)
-            .bind(build())
-            .execute(&mut *transaction)
-            .await?;
+        sqlx::query(
+            // Who asked meanwhile is not forgotten.
+            "update cartulary.parked set asked_at = nullif(asked_at, $4), build = $3
+             where reader = $1 and key = $2",
+        )
+        .bind(&self.lease.reader)
+        .bind(key)
+        .bind(build())
+        .bind(self.asked.get(key))
+        .execute(&mut *transaction)
+        .await?;
         let place = Some((position, index.cast_unsigned()));
         record(&self.lease.reader, key, place, "tried again in vain", reason, transaction).await
     }
+}
+
+/// Postgres has no U+0000, and what is wrong with an event may be that it has one.
+fn storable(text: &str) -> String {
+    text.replace('\0', "\u{FFFD}")
 }
 
 /// Writes down what was done with a dead letter.
@@ -304,7 +379,7 @@ pub(crate) async fn record(
     .bind(place.map(|(position, _)| position.cast_signed()))
     .bind(place.map(|(_, index)| index.cast_signed()))
     .bind(what)
-    .bind(detail.replace('\0', "\u{FFFD}"))
+    .bind(storable(detail))
     .execute(connection)
     .await?;
     Ok(())

@@ -1,7 +1,5 @@
 //! Orders: what became of each, step by step.
 
-use std::borrow::Cow;
-
 use chrono::{DateTime, Utc};
 use domain::order::{self, Line};
 use domain::payment::Status as PaymentStatus;
@@ -15,7 +13,7 @@ use sqlx::{FromRow, PgConnection, PgPool};
 use uuid::Uuid;
 
 use crate::copy::{self, Copy};
-use crate::projection::{Happened, Projection, Writer};
+use crate::projection::{Happened, Key, Projection, Writer};
 use crate::rows::{self, Rows, Table};
 
 pub const NAME: &str = "orders";
@@ -150,8 +148,8 @@ impl Projection for Orders {
         2
     }
 
-    fn key<'a>(&self, happened: &Happened<'a>) -> Option<Cow<'a, str>> {
-        order_of(happened).map(|id| id.to_string().into())
+    fn key<'a>(&self, happened: &Happened<'a>) -> Option<Key<'a>> {
+        order_of(happened).map(Key::Order)
     }
 
     fn writer(&self) -> Box<dyn Writer> {
@@ -195,6 +193,10 @@ impl Writer for OrdersWriter {
             Ok(())
         }
         .boxed()
+    }
+
+    fn pending_bytes(&self) -> usize {
+        self.orders.pending_bytes() + self.quotes.bytes() + self.refunds.bytes() + self.timeline.bytes()
     }
 
     fn flush<'a>(&'a mut self, transaction: &'a mut PgConnection) -> BoxFuture<'a, Result<(), sqlx::Error>> {
@@ -281,6 +283,8 @@ impl Row {
         match happened.event {
             // The checkout was accepted, so the order can be seen, though it's not placed yet.
             Event::Cart(cart::Event::CheckedOut { total, .. }) => {
+                // It may have been set aside, and come late.
+                self.placed_at = self.placed_at.min(happened.at);
                 self.cart_id = happened.stream.id().parse().ok();
                 self.total = Some(*total);
             }

@@ -1,10 +1,10 @@
 //! What a projection is.
 
-use std::borrow::Cow;
+use std::fmt::{self, Display};
 
 use chrono::{DateTime, SubsecRound, Utc};
 use domain::commit::DecodeError;
-use domain::{Event, StreamId};
+use domain::{Event, OrderId, StreamId};
 use futures_util::future::BoxFuture;
 use infra::feed::Entry;
 use sqlx::PgConnection;
@@ -39,7 +39,7 @@ pub trait Projection: Send + Sync + 'static {
 
     /// What decides on which rows the event touches: a SKU, say. Events of one key are applied in
     /// their order; different keys don't wait for each other. Nothing, if it touches none.
-    fn key<'a>(&self, happened: &Happened<'a>) -> Option<Cow<'a, str>>;
+    fn key<'a>(&self, happened: &Happened<'a>) -> Option<Key<'a>>;
 
     /// Begins to write its rows, with none of them in memory.
     fn writer(&self) -> Box<dyn Writer>;
@@ -56,8 +56,39 @@ pub trait Writer: Send + Sync {
         connection: &'a mut PgConnection,
     ) -> BoxFuture<'a, Result<(), sqlx::Error>>;
 
+    /// About how many bytes are to be written: with many, it's time.
+    fn pending_bytes(&self) -> usize;
+
     /// Writes what has come of them, in the transaction that moves the checkpoint.
     fn flush<'a>(&'a mut self, transaction: &'a mut PgConnection) -> BoxFuture<'a, Result<(), sqlx::Error>>;
+}
+
+/// What an event is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Key<'e> {
+    /// That of its stream.
+    Id(&'e str),
+    Order(OrderId),
+}
+
+impl Key<'_> {
+    /// FNV-1a-64 of its text, mod 64.
+    #[must_use]
+    pub fn partition(self) -> u64 {
+        match self {
+            Self::Id(id) => domain::ids::partition(id),
+            Self::Order(id) => id.partition(),
+        }
+    }
+}
+
+impl Display for Key<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Id(id) => f.write_str(id),
+            Self::Order(id) => id.fmt(f),
+        }
+    }
 }
 
 /// An event as a projection sees it.

@@ -18,6 +18,9 @@ use crate::copy::{self, Copy};
 /// Rows of one table that are kept in memory between batches; with more, it begins anew.
 const KEPT_MAX: usize = 10_000;
 
+/// About what a row takes on its way to the table.
+pub(crate) const ROW_BYTES: usize = 200;
+
 /// A table whose rows are structs with the columns as fields.
 pub(crate) struct Table {
     pub name: &'static str,
@@ -106,6 +109,11 @@ impl<R: Row> Rows<R> {
             self.changed.push(key.clone());
         }
         &mut known.now
+    }
+
+    /// About how many bytes are to be written.
+    pub fn pending_bytes(&self) -> usize {
+        self.changed.len() * ROW_BYTES
     }
 
     /// What was and what is to be, of each row that was changed since the last time it was written.

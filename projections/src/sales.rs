@@ -3,7 +3,6 @@
 //! An order counts when it is confirmed, on the day on which it is (UTC); what is cancelled or given back
 //! counts on the day on which that happens. An imported order counts when it was placed.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::NaiveDate;
@@ -17,8 +16,8 @@ use sqlx::{FromRow, PgConnection, PgPool};
 use uuid::Uuid;
 
 use crate::copy;
-use crate::projection::{Happened, Projection, Writer};
-use crate::rows::{self, Rows, Table};
+use crate::projection::{Happened, Key, Projection, Writer};
+use crate::rows::{self, ROW_BYTES, Rows, Table};
 
 pub const NAME: &str = "sales";
 
@@ -66,8 +65,8 @@ impl Projection for Sales {
         1
     }
 
-    fn key<'a>(&self, happened: &Happened<'a>) -> Option<Cow<'a, str>> {
-        matches!(happened.event, Event::Order(_)).then(|| happened.stream.id().into())
+    fn key<'a>(&self, happened: &Happened<'a>) -> Option<Key<'a>> {
+        matches!(happened.event, Event::Order(_)).then(|| Key::Id(happened.stream.id()))
     }
 
     fn writer(&self) -> Box<dyn Writer> {
@@ -97,7 +96,7 @@ impl rows::Row for Order {
 }
 
 /// Day, country or SKU, currency.
-type Key = (NaiveDate, String, String);
+type Place = (NaiveDate, String, String);
 
 #[derive(Debug, Default)]
 struct Sums {
@@ -122,8 +121,8 @@ impl Sums {
 #[derive(Default)]
 struct SalesWriter {
     orders: Rows<Order>,
-    by_country: BTreeMap<Key, Sums>,
-    by_product: BTreeMap<Key, Sums>,
+    by_country: BTreeMap<Place, Sums>,
+    by_product: BTreeMap<Place, Sums>,
 }
 
 impl Writer for SalesWriter {
@@ -143,6 +142,10 @@ impl Writer for SalesWriter {
             Ok(())
         }
         .boxed()
+    }
+
+    fn pending_bytes(&self) -> usize {
+        self.orders.pending_bytes() + (self.by_country.len() + self.by_product.len()) * ROW_BYTES
     }
 
     fn flush<'a>(&'a mut self, transaction: &'a mut PgConnection) -> BoxFuture<'a, Result<(), sqlx::Error>> {
@@ -220,7 +223,7 @@ impl SalesWriter {
 async fn add(
     table: &str,
     column: &str,
-    sums: BTreeMap<Key, Sums>,
+    sums: BTreeMap<Place, Sums>,
     transaction: &mut PgConnection,
 ) -> Result<(), sqlx::Error> {
     if sums.is_empty() {

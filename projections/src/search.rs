@@ -3,7 +3,6 @@
 mod query;
 mod words;
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use domain::product::{self, Details};
@@ -15,7 +14,7 @@ use sqlx::PgConnection;
 
 use crate::catalog::{LEVELS, after};
 use crate::copy;
-use crate::projection::{Happened, Projection, Writer};
+use crate::projection::{Happened, Key, Projection, Writer};
 use crate::rows::{self, Rows, Table, storable};
 use words::{known_words, plain};
 
@@ -126,9 +125,9 @@ impl Projection for Search {
         1
     }
 
-    fn key<'a>(&self, happened: &Happened<'a>) -> Option<Cow<'a, str>> {
+    fn key<'a>(&self, happened: &Happened<'a>) -> Option<Key<'a>> {
         let is_ours = matches!(happened.event, Event::Product(_) | Event::Stock(_));
-        is_ours.then(|| happened.stream.id().into())
+        is_ours.then(|| Key::Id(happened.stream.id()))
     }
 
     fn writer(&self) -> Box<dyn Writer> {
@@ -172,6 +171,10 @@ impl Writer for SearchWriter {
             Ok(())
         }
         .boxed()
+    }
+
+    fn pending_bytes(&self) -> usize {
+        self.products.pending_bytes() + self.availability.pending_bytes()
     }
 
     fn flush<'a>(&'a mut self, transaction: &'a mut PgConnection) -> BoxFuture<'a, Result<(), sqlx::Error>> {

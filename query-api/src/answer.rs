@@ -179,9 +179,11 @@ pub(crate) fn place<P: DeserializeOwned>(cursor: Option<&str>) -> Result<Option<
     let digits = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
     let text: Option<Vec<u8>> = cursor.as_bytes().chunks(2).map(digits).collect();
     let place = text.and_then(|text| serde_json::from_slice(&text).ok());
-    let invalid =
-        || Problem::new(StatusCode::BAD_REQUEST, "invalid_cursor", "after takes a `next` as it was answered");
-    place.map(Some).ok_or_else(invalid)
+    place.map(Some).ok_or_else(invalid_cursor)
+}
+
+pub(crate) fn invalid_cursor() -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, "invalid_cursor", "after takes a `next` as it was answered")
 }
 
 /// A filter's value; Postgres takes no U+0000, and nothing has one.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use domain::commit::Hash;
 use domain::{CartId, Money};
 use infra::http::{MoneyBody, Path, Problem};
 use projections::carts;
@@ -72,7 +73,10 @@ pub(crate) async fn get(
         total: total.map(MoneyBody::from),
         order_id: cart.order_id,
     };
-    Ok(Answer::private(body, log_position, &asked).etag(cart.version, &asked).into_response())
+    // The cart's own version, which If-Match compares, and what else changes what is shown: titles, prices.
+    let shown = Hash::of(&serde_json::to_vec(&body).unwrap_or_default()).to_string();
+    let version = format!("{}-{}", cart.version, &shown[..16]);
+    Ok(Answer::private(body, log_position, &asked).etag(version, &asked).into_response())
 }
 
 fn line_total(line: &carts::Line) -> Option<Money> {

@@ -83,7 +83,7 @@ pub(crate) struct Step {
     params(("id" = Uuid, Path), ("Min-Log-Position" = Option<u64>, Header), ("Prefer" = Option<String>, Header)),
     responses(
         (status = 200, description = "With all that happened to it", body = Order,
-            headers(("ETag" = String, description = "\"<order version>-<last position>\""), ("Log-Position" = u64))),
+            headers(("ETag" = String, description = "\"<order version>-<what else changes>\""), ("Log-Position" = u64))),
         (status = 404, description = "`order_not_found`, `not_found`", body = Problem),
         (status = 503, description = "`not_yet_projected`, `read_models_unavailable`", body = Problem),
     ))]
@@ -100,7 +100,8 @@ pub(crate) async fn get(
         return Ok(missing.into_response());
     };
     // The order's own version, which If-Match compares, and what else changes what is shown.
-    let version = format!("{}-{}", whole.order.version, whole.order.position);
+    let steps = whole.timeline.len();
+    let version = format!("{}-{}-{steps}", whole.order.version, whole.order.position);
     Ok(Answer::private(Order::from(whole), log_position, &asked).etag(version, &asked).into_response())
 }
 

@@ -34,13 +34,14 @@ pub(crate) struct Known {
     /// Version of the read model that it was read from.
     pub model: i32,
     pub position: u64,
-    /// Where the log has a change of the product after that; `u64::MAX` if nowhere.
+    /// Where the log has a change of the product after that; `u64::MAX` if nowhere, and 0 while that is not
+    /// known.
     changed_at: AtomicU64,
 }
 
 impl Known {
     pub fn new(json: Box<RawValue>, etag: String, model: i32, position: u64) -> Self {
-        Self { json, etag, model, position, changed_at: AtomicU64::new(u64::MAX) }
+        Self { json, etag, model, position, changed_at: AtomicU64::new(0) }
     }
 }
 
@@ -89,10 +90,11 @@ impl ProductCache {
             return;
         }
         let known = Arc::new(known);
-        // First it is kept, then looked at for a change: whoever sees one meanwhile finds it there.
+        // First it is kept, then looked at for a change, and only then trusted: whoever sees a change meanwhile
+        // finds it there, and lowers what is said here.
         self.answers.insert(sku.to_owned(), known.clone());
-        let changed_at = self.changes().since_position(sku, known.position);
-        known.changed_at.fetch_min(changed_at, Ordering::AcqRel);
+        let changes = self.changes();
+        known.changed_at.store(changes.since_position(sku, known.position), Ordering::Release);
     }
 
     fn changed(&self, sku: &str, position: u64) {

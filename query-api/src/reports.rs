@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::QueryApi;
-use crate::answer::{Answer, Asked, cursor, place, unavailable};
+use crate::answer::{Answer, Asked, cursor, invalid_cursor, place, unavailable};
 
 const LIMIT_DEFAULT: i64 = 100;
 const LIMIT_MAX: i64 = 1_000;
@@ -82,7 +82,7 @@ pub(crate) async fn sales(
         by: by(&query.by)?,
         from: query.from.as_deref().map(|from| Ok(days("from", from)?.0)).transpose()?,
         to: query.to.as_deref().map(|to| Ok(days("to", to)?.1)).transpose()?,
-        after: place(query.after.as_deref())?,
+        after: after(query.after.as_deref())?,
         limit: limit + 1,
     };
     let model = api.fresh(sales::NAME, &asked).await?;
@@ -92,6 +92,15 @@ pub(crate) async fn sales(
     let next = lines.last().filter(|_| more).map(|last| cursor(&(&last.key, &last.currency)));
     let data = lines.into_iter().map(SalesLine::from).collect();
     Ok(Answer::private(SalesReport { data, next }, position, &asked).into_response())
+}
+
+/// Nothing has U+0000, and Postgres takes none.
+fn after(cursor: Option<&str>) -> Result<Option<(String, String)>, Problem> {
+    let after: Option<(String, String)> = place(cursor)?;
+    match &after {
+        Some((key, currency)) if key.contains('\0') || currency.contains('\0') => Err(invalid_cursor()),
+        _ => Ok(after),
+    }
 }
 
 fn by(text: &str) -> Result<By, Problem> {

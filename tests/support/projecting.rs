@@ -1,6 +1,5 @@
 //! Projections at work without the processes around them.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -10,7 +9,7 @@ use futures_util::future::BoxFuture;
 use infra::feed::Feed;
 use infra::log::EventLog;
 use infra::read_models::{self, ReadModel};
-use projections::projection::{Happened, Projection, Writer};
+use projections::projection::{Happened, Key, Projection, Writer};
 use projections::{Builds, Worker};
 use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 use tokio::sync::watch;
@@ -116,8 +115,8 @@ impl Projection for Units {
         4
     }
 
-    fn key<'a>(&self, happened: &Happened<'a>) -> Option<Cow<'a, str>> {
-        Some(happened.stream.id().into())
+    fn key<'a>(&self, happened: &Happened<'a>) -> Option<Key<'a>> {
+        Some(Key::Id(happened.stream.id()))
     }
 
     fn writer(&self) -> Box<dyn Writer> {
@@ -149,6 +148,10 @@ impl Writer for UnitsWriter {
             Ok(())
         }
         .boxed()
+    }
+
+    fn pending_bytes(&self) -> usize {
+        self.units.len() * 100
     }
 
     fn flush<'a>(&'a mut self, transaction: &'a mut PgConnection) -> BoxFuture<'a, Result<(), sqlx::Error>> {

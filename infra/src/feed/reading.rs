@@ -12,8 +12,8 @@ use crate::follow;
 use crate::log::{EventLog, ReadError};
 
 /// Most bytes of commits that wait for a follower, so that memory is bounded however long the log is.
-const BYTES_MAX: usize = 8 * 1024 * 1024;
-const ENTRIES_MAX: usize = 20_000;
+const BYTES_MAX: usize = 16 * 1024 * 1024;
+const ENTRIES_MAX: usize = 30_000;
 
 /// Commits that all followers have passed and that are kept, for those who come a little later.
 const HISTORY: usize = 256;
@@ -142,10 +142,10 @@ impl Window {
         self.bytes < BYTES_MAX && self.entries.len() < ENTRIES_MAX
     }
 
-    /// Lets go of what all followers have passed.
+    /// Lets go of what all followers have passed; history is kept only while there is room for it.
     fn trim(&mut self) {
         let passed = self.followers.values().min().copied().unwrap_or(self.last);
-        while self.entries.len() > HISTORY
+        while (self.entries.len() > HISTORY || self.bytes > BYTES_MAX / 2)
             && self.entries.front().is_some_and(|entry| entry.sequence <= passed)
         {
             let gone = self.entries.pop_front();
@@ -155,11 +155,11 @@ impl Window {
 
     /// Goes on without the slowest, if others have all there is and want more.
     fn leave_behind(&mut self) {
-        let slowest = self.followers.values().min().copied();
+        let slowest = self.followers.values().min().copied().filter(|slowest| *slowest < self.last);
         if self.followers.values().any(|after| *after == self.last) {
             self.followers.retain(|_, after| Some(*after) != slowest);
-            self.trim();
         }
+        self.trim();
     }
 }
 

@@ -106,38 +106,42 @@ impl Worker {
             .bind(readers)
             .fetch_all(&mut *transaction)
             .await?;
-        let share = fair_share(&rows, &capable(&mut transaction).await?);
-        let (mine, beyond) = self.settle(rows, share, &mut transaction).await?;
+        let capable = capable(&mut transaction).await?;
+        let (mine, beyond) = self.settle(rows, &capable, &mut transaction).await?;
         transaction.commit().await?;
         self.leaving = beyond;
         Ok(mine)
     }
 
-    /// The lanes that are its own, and those that are beyond its share.
+    /// The lanes that are its own, and those that are beyond its share. What fewest can work on comes
+    /// first: a share may be full of what others could do as well.
     async fn settle(
         &self,
         rows: Vec<Row>,
-        share: usize,
+        capable: &BTreeMap<String, usize>,
         connection: &mut PgConnection,
     ) -> Result<(Vec<Lease>, BTreeSet<(String, i32)>), sqlx::Error> {
-        let (mut mine, mut free) = (Vec::new(), Vec::new());
+        let share = fair_share(&rows, capable);
+        let mut candidates = Vec::new();
         for row in rows {
-            match (row.is_mine, row.is_free) {
-                (true, _) if self.leaving.contains(&(row.reader.clone(), row.lane)) => {
-                    give_back(&lease(&row), connection).await?;
-                }
-                (true, _) => mine.push(row),
-                (false, true) => free.push(row),
-                (false, false) => {}
+            match row.is_mine && self.leaving.contains(&(row.reader.clone(), row.lane)) {
+                true => give_back(&lease(&row), connection).await?,
+                false if row.is_mine || row.is_free => candidates.push(row),
+                false => {}
             }
         }
-        let beyond = mine.split_off(share.min(mine.len()));
-        for mut row in free.into_iter().take(share.saturating_sub(mine.len())) {
-            row.epoch = self.take(&row, connection).await?;
-            mine.push(row);
+        candidates.sort_by_key(|row| (capable.get(&row.reader).copied().unwrap_or(1), !row.is_mine));
+        let beyond = candidates.split_off(share.min(candidates.len()));
+        let mut mine = Vec::new();
+        for mut row in candidates {
+            if !row.is_mine {
+                row.epoch = self.take(&row, connection).await?;
+            }
+            mine.push(lease(&row));
         }
-        let beyond = beyond.into_iter().map(|row| (row.reader, row.lane)).collect();
-        Ok((mine.iter().map(lease).collect(), beyond))
+        // Whoever works on them is to stop before they are given back.
+        let beyond = beyond.into_iter().filter(|row| row.is_mine);
+        Ok((mine, beyond.map(|row| (row.reader, row.lane)).collect()))
     }
 
     /// Takes a lane that nobody alive has. A connection on which its last holder may still be at work

@@ -1,100 +1,117 @@
 //! Tries again what was set aside: in order, and only as far as it goes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use infra::feed::Entry;
 use infra::log::ReadError;
 use sqlx::{Connection, PgConnection};
+use tokio::time::Instant;
 
 use super::error::chain;
 use super::work::Work;
 use super::{Error, Lane};
-use crate::letters::{Letters, Place};
+use crate::letters::{Letter, Letters, Place, WHOLE};
 use crate::projection::Happened;
 
 /// Events that are tried at a time.
 const TRIED_MAX: usize = 200;
 
+/// How long everything else may wait for it at a time.
+const TIME_MAX: Duration = Duration::from_millis(200);
+
 /// What came of a try.
 enum Tried {
+    /// There may be more of the key.
     Applied,
+    /// Nothing of the key is set aside any more.
+    Drained,
     /// Nothing was done.
     Failed(String),
 }
 
+/// What an event that was set aside is now.
+enum Now<'e> {
+    Applicable(Happened<'e>),
+    /// It turned out to be about something else, or to be several.
+    Elsewhere(Vec<(u64, Letter)>),
+    NoConcern,
+    Unreadable(String),
+}
+
 impl Lane {
-    /// Tries the keys again for which somebody asked. Nothing else may be under way.
+    /// Tries the keys again for which somebody asked, for a while; true if that was not enough. Nothing
+    /// else may be under way.
     pub(super) async fn retry_asked(
         &self,
         letters: &mut Letters,
         work: &mut Work,
         connection: &mut PgConnection,
-    ) -> Result<(), Error> {
-        if letters.is_empty() {
-            return Ok(());
+    ) -> Result<bool, Error> {
+        let enough = Instant::now() + TIME_MAX;
+        for key in letters.asked(connection).await? {
+            while let Tried::Applied = self.retry(&key, letters, work, connection).await? {
+                if Instant::now() > enough {
+                    return Ok(true);
+                }
+            }
         }
-        for key in letters.asked(self.projection.name(), connection).await? {
-            self.retry(&key, letters, work, connection).await?;
-        }
-        Ok(())
+        Ok(false)
     }
 
+    /// Tries the first events of the key; if that fails, the first one alone, to know which one it is.
     async fn retry(
         &self,
         key: &str,
         letters: &mut Letters,
         work: &mut Work,
         connection: &mut PgConnection,
-    ) -> Result<(), Error> {
-        let mut most = TRIED_MAX;
-        loop {
-            let places = letters.first(key, most, connection).await?;
-            let Some((first, last)) = places.first().zip(places.last()) else {
-                let mut transaction = connection.begin().await?;
-                self.check_lease(&mut transaction).await?;
-                letters.release(key, &mut transaction).await?;
-                transaction.commit().await?;
-                letters.released(key);
-                return Ok(());
-            };
-            match self.try_again(key, &places, *last, letters, work, connection).await? {
-                Tried::Applied => {}
-                Tried::Failed(reason) if most == 1 => {
-                    let mut transaction = connection.begin().await?;
-                    self.check_lease(&mut transaction).await?;
-                    letters.failed(key, *first, &reason, &mut transaction).await?;
-                    return Ok(transaction.commit().await?);
-                }
-                // One by one, to find out which one it is.
-                Tried::Failed(_) => most = 1,
-            }
+    ) -> Result<Tried, Error> {
+        let places = letters.first(key, TRIED_MAX, connection).await?;
+        let Some(first) = places.first() else {
+            let mut transaction = connection.begin().await?;
+            self.check_lease(&mut transaction).await?;
+            letters.release(key, &mut transaction).await?;
+            transaction.commit().await?;
+            letters.released(key);
+            return Ok(Tried::Drained);
+        };
+        let mut tried = self.try_again(key, &places, letters, work, connection).await?;
+        if matches!(tried, Tried::Failed(_)) && places.len() > 1 {
+            tried = self.try_again(key, &places[..1], letters, work, connection).await?;
         }
+        if let Tried::Failed(reason) = &tried {
+            let mut transaction = connection.begin().await?;
+            self.check_lease(&mut transaction).await?;
+            letters.failed(key, *first, reason, &mut transaction).await?;
+            transaction.commit().await?;
+        }
+        Ok(tried)
     }
 
     async fn try_again(
         &self,
         key: &str,
         places: &[Place],
-        last: Place,
-        letters: &Letters,
+        letters: &mut Letters,
         work: &mut Work,
         connection: &mut PgConnection,
     ) -> Result<Tried, Error> {
+        let Some(last) = places.last() else { return Ok(Tried::Drained) };
         let entries = self.read(places).await?;
         let mut ours = Vec::new();
         for (place, entry) in places.iter().zip(&entries) {
-            let index = place.index.cast_unsigned();
-            if letters.is_skipped(place.position.0, index) {
-                continue;
-            }
-            if let Err(error) = &entry.commit {
-                return Ok(Tried::Failed(chain(error)));
-            }
-            for happened in Happened::all_of(entry) {
-                match happened {
-                    Ok(happened) if happened.index == index => ours.push(happened),
-                    Err((at, error)) if at == index => return Ok(Tried::Failed(chain(error))),
-                    Ok(_) | Err(_) => {}
+            match self.now(key, *place, entry, letters) {
+                Now::Applicable(happened) => ours.push(happened),
+                Now::NoConcern => {}
+                Now::Unreadable(reason) => return Ok(Tried::Failed(reason)),
+                Now::Elsewhere(found) => {
+                    let mut transaction = connection.begin().await?;
+                    self.check_lease(&mut transaction).await?;
+                    letters.put_where_they_belong(key, *place, &found, &mut transaction).await?;
+                    transaction.commit().await?;
+                    // What was found before it comes in its turn, without it.
+                    return Ok(Tried::Applied);
                 }
             }
         }
@@ -106,7 +123,7 @@ impl Lane {
         }
         match applied.map_err(|error| Error::applying(error, 0, 0)) {
             Ok(()) => {
-                letters.applied(key, last, &mut transaction).await?;
+                letters.applied(key, *last, &mut transaction).await?;
                 transaction.commit().await?;
                 Ok(Tried::Applied)
             }
@@ -117,6 +134,32 @@ impl Lane {
             }
             Err(error) => Err(error),
         }
+    }
+
+    fn now<'e>(&self, key: &str, place: Place, entry: &'e Entry, letters: &Letters) -> Now<'e> {
+        let index = place.index.cast_unsigned();
+        if letters.is_skipped(place.position.0, index) {
+            return Now::NoConcern;
+        }
+        if let Err(error) = &entry.commit {
+            return Now::Unreadable(chain(error));
+        }
+        let mut found = Vec::new();
+        for happened in Happened::all_of(entry) {
+            let happened = match happened {
+                Ok(happened) if index == WHOLE || happened.index == index => happened,
+                Err((at, error)) if index == WHOLE || at == index => return Now::Unreadable(chain(error)),
+                Ok(_) | Err(_) => continue,
+            };
+            let Some(about) = self.projection.key(&happened) else { continue };
+            if index != WHOLE && about.to_string() == key {
+                return Now::Applicable(happened);
+            }
+            let (key, position, index) = (about.to_string(), happened.position, happened.index);
+            let (stream, kind) = (happened.stream.to_string(), happened.kind.to_owned());
+            found.push((about.partition(), Letter { key, position, index, stream, kind, reason: None }));
+        }
+        if found.is_empty() { Now::NoConcern } else { Now::Elsewhere(found) }
     }
 
     async fn read(&self, places: &[Place]) -> Result<Vec<Arc<Entry>>, Error> {

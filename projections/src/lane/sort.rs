@@ -10,7 +10,7 @@ use sqlx::PgConnection;
 use super::error::chain;
 use super::work::Work;
 use super::{Error, Lane};
-use crate::letters::{Letter, Letters};
+use crate::letters::{Letter, Letters, WHOLE};
 use crate::projection::Happened;
 
 impl Lane {
@@ -41,7 +41,7 @@ impl Lane {
     fn sort<'e>(&self, entry: &'e Entry, letters: &mut Letters, ours: &mut Vec<Happened<'e>>) {
         let culprit = self.culprit.as_ref().filter(|_| self.is_culprit(entry.sequence));
         match &entry.commit {
-            Err(error) => self.set_aside(entry, 0, "(unreadable commit)", chain(error), letters),
+            Err(error) => self.set_aside(entry, WHOLE, "(unreadable commit)", chain(error), letters),
             Ok(commit) => {
                 for happened in Happened::all_of(entry) {
                     match happened {
@@ -71,18 +71,21 @@ impl Lane {
     ) -> bool {
         let Some(key) = self.projection.key(happened) else { return false };
         let Happened { position, index, .. } = *happened;
-        if !self.lease.partitions.contains(&partition(&key)) || letters.is_skipped(position, index) {
+        if !self.lease.partitions.contains(&key.partition()) || letters.is_skipped(position, index) {
             return false;
         }
         if let Some(recorded) = recorded.filter(|recorded| recorded.is_newer()) {
             letters.note_newer(&recorded.kind, recorded.schema, position);
         }
-        let held = letters.holds(&key).then_some(&*key);
-        let held = held.or_else(|| letters.holds(happened.stream.id()).then_some(happened.stream.id()));
-        let (key, reason) = match (held, culprit) {
-            (Some(key), _) => (key.to_owned(), None),
-            (None, Some(reason)) => (key.clone().into_owned(), Some(reason.to_owned())),
-            (None, None) => return true,
+        if letters.is_empty() && culprit.is_none() {
+            return true;
+        }
+        let (key, id) = (key.to_string(), happened.stream.id());
+        let (key, reason) = match culprit {
+            _ if letters.holds(&key) => (key, None),
+            _ if letters.holds(id) => (id.to_owned(), None),
+            Some(reason) => (key, Some(reason.to_owned())),
+            None => return true,
         };
         let (stream, kind) = (happened.stream.to_string(), happened.kind.to_owned());
         letters.add(Letter { key, position, index, stream, kind, reason });

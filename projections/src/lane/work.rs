@@ -14,13 +14,13 @@ use super::error::{Error, panicked};
 use crate::projection::{Happened, Writer};
 
 /// Most commits in one transaction.
-pub(super) const COMMITS_MAX: usize = 50_000;
+pub(super) const COMMITS_MAX: usize = 100_000;
 
-/// Most bytes of commits in one transaction.
-const BYTES_MAX: usize = 16 * 1024 * 1024;
+/// So many bytes of rows are written at once: while they are, the log is read on ahead.
+const BYTES_MAX: usize = 2 * 1024 * 1024;
 
 /// How long what was taken in may wait for more.
-const TIME_MAX: Duration = Duration::from_millis(500);
+const TIME_MAX: Duration = Duration::from_secs(1);
 
 pub(super) struct Work {
     writer: Box<dyn Writer>,
@@ -31,19 +31,20 @@ pub(super) struct Work {
     last: Option<Arc<Entry>>,
     pub commits: usize,
     pub events: usize,
-    bytes: usize,
     begun_at: Instant,
 }
 
 impl Work {
     pub fn new(writer: Box<dyn Writer>, from: u64) -> Self {
         let begun_at = Instant::now();
-        Self { writer, from, position: from, last: None, commits: 0, events: 0, bytes: 0, begun_at }
+        Self { writer, from, position: from, last: None, commits: 0, events: 0, begun_at }
     }
 
     /// Whether it should be written now, whatever else is there.
     pub fn is_due(&self) -> bool {
-        self.commits >= COMMITS_MAX || self.bytes >= BYTES_MAX || self.begun_at.elapsed() >= TIME_MAX
+        self.commits >= COMMITS_MAX
+            || self.writer.pending_bytes() >= BYTES_MAX
+            || self.begun_at.elapsed() >= TIME_MAX
     }
 
     /// Of the last commit that was taken in.
@@ -69,7 +70,6 @@ impl Work {
         }
         for entry in entries {
             self.commits += 1;
-            self.bytes += entry.bytes();
             self.events += entry.commit.as_ref().map_or(0, |commit| commit.events.len());
         }
         self.position = last;
@@ -101,7 +101,7 @@ impl Work {
     /// All of it is in the tables.
     pub fn written(&mut self) {
         self.from = self.position;
-        (self.commits, self.events, self.bytes) = (0, 0, 0);
+        (self.commits, self.events) = (0, 0);
     }
 
     /// Forgets what the projection has in memory; nothing may have been taken in.

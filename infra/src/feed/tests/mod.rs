@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use domain::commit::{ENVELOPE_VERSION, Hash};
 use domain::{CommandId, Commit, RecordedEvent, StreamId, stock};
@@ -140,6 +141,22 @@ async fn who_does_not_move_holds_nobody_up_and_misses_nothing() {
     assert_eq!(stuck.batch(10).await.len(), 10);
     assert!(read_to(&mut moving, 60_000).await.iter().copied().eq(1..=60_000));
     assert!(read_to(&mut stuck, 60_000).await.iter().copied().eq(11..=60_000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn large_commits_do_not_fill_it_up_for_ever() {
+    let (feed, log, _) = feed_of(0).await;
+    let large = |number: u64| {
+        let stream: StreamId = format!("stock/SKU-{number}").parse().expect("a stream");
+        let body = bytes::Bytes::from(vec![b' '; 200_000]);
+        Append { message: Message { hash: Hash::of(&body), stream, body }, expected: Expected::Position(0) }
+    };
+    let mut follower = feed.follow(0);
+    for first in [1, 201] {
+        log.append_batch(&(first..first + 200).map(large).collect::<Vec<_>>()).await.expect("appended");
+        let all = tokio::time::timeout(Duration::from_secs(60), read_to(&mut follower, first + 199)).await;
+        assert!(all.expect("it gets there").into_iter().eq(first..first + 200));
+    }
 }
 
 #[tokio::test(start_paused = true)]
