@@ -19,7 +19,7 @@ pub fn subject(stream: &StreamId) -> String {
 /// The stream that a subject is of; nothing, if the log has no such subjects.
 pub(super) fn stream_of(subject: &str) -> Option<StreamId> {
     let mut tokens = subject.strip_prefix("ev.")?.splitn(3, '.');
-    let (_, category, id) = (tokens.next()?, tokens.next()?, tokens.next()?);
+    let (_, category, id) = (tokens.next()?, tokens.next()?, tokens.next().filter(|id| !id.contains('.'))?);
     format!("{category}/{}", id.replace("%2E", ".")).parse().ok()
 }
 
