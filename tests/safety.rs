@@ -1,5 +1,7 @@
 //! A log that may lose what it has acknowledged, or that has lost it, is not worked on.
 
+use std::sync::Arc;
+
 use async_nats::jetstream::stream::{Config, DiscardPolicy};
 use domain::commit::Hash;
 use infra::log::{EventLog, JetStreamLog, LogSettings, MemoryLog};
@@ -64,6 +66,29 @@ async fn a_log_that_went_back_in_time_is_noticed() {
     assert_eq!(diverged, ["position 5 of the log is not the commit that sagas has read there"]);
     let another = fence::check(&pool, &MemoryLog::default()).await.expect("answers");
     assert!(another[0].starts_with("the log is another one"), "{another:?}");
+}
+
+/// Who starts while others work sees checkpoints that move on, over a log that grows.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_others_read_on_meanwhile_is_safe() {
+    let pool = database().await;
+    let log = Arc::new(MemoryLog::default());
+    assert_eq!(fence::check(&pool, log.as_ref()).await.expect("answers"), Vec::<String>::new());
+    let (others, busy) = (pool.clone(), log.clone());
+    let worker = tokio::spawn(async move {
+        let mut position = 0;
+        loop {
+            append(busy.as_ref(), &format!("sku-{position}"), 1).await;
+            advance(&others, position, position + 1, hash(busy.as_ref(), position + 1).await).await;
+            position += 1;
+        }
+    });
+    for _ in 0..200 {
+        assert_eq!(fence::check(&pool, log.as_ref()).await.expect("answers"), Vec::<String>::new());
+    }
+    assert!(!worker.is_finished(), "nothing was read on");
+    worker.abort();
+    assert!(log.end().await.expect("an end") > 20);
 }
 
 #[tokio::test(flavor = "multi_thread")]

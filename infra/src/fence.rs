@@ -39,12 +39,13 @@ pub async fn check(pool: &PgPool, log: &dyn EventLog) -> Result<Vec<String>, Err
     if known != identity {
         return Ok(vec![format!("the log is another one: it was made at {identity}, not at {known}")]);
     }
-    let end = log.end().await?;
     let checkpoints: Vec<(String, i64, Option<String>)> = sqlx::query_as(
         "select reader, position, hash from cartulary.lanes where position > 0 order by reader, lane",
     )
     .fetch_all(pool)
     .await?;
+    // Asked for last: others may be reading on.
+    let end = log.end().await?;
     let mut wrong = Vec::new();
     for (reader, position, hash) in checkpoints {
         let position = position.cast_unsigned();

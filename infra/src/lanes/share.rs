@@ -188,9 +188,10 @@ fn lease(row: &Row) -> Lease {
     Lease { reader: row.reader.clone(), lane: row.lane, partitions, epoch: row.epoch }
 }
 
+/// Its connection does other work by now, and is not to be ended by who takes the lane.
 async fn give_back(lease: &Lease, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "update cartulary.lanes set holder = null, epoch = epoch + 1
+        "update cartulary.lanes set holder = null, epoch = epoch + 1, backend = null
          where reader = $1 and lane = $2 and epoch = $3",
     )
     .bind(&lease.reader)
