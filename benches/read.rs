@@ -60,7 +60,7 @@ fn receipt(number: u64) -> String {
 async fn products(plan: &Plan, report: &mut Report) {
     let servers = Servers::start().await;
     let shop = shop(&servers).await;
-    let baseline = Baseline::start(servers.postgres.url()).await;
+    let baseline = Baseline::start(servers.postgres.local_url()).await;
     let until = Until::Elapsed(plan.round());
     let pages: Requests = Arc::new(|number| load::get(&format!("/v1/products/{}", sku(scattered(number)))));
     let rows: Requests = Arc::new(|number| load::get(&format!("/{}", sku(scattered(number)))));

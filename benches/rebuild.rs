@@ -16,7 +16,7 @@ use crate::servers::{Instance, Servers};
 
 const GROUP: &str = "read";
 
-const POLL: Duration = Duration::from_millis(20);
+const POLL: Duration = Duration::from_millis(50);
 
 const READS_PER_S: u64 = 500;
 
@@ -46,6 +46,8 @@ struct Projections {
     instance: Instance,
     admin: String,
     http: reqwest::Client,
+    /// Asks the database how far they are: asking the admin API often would cost more.
+    connection: tokio::sync::Mutex<PgConnection>,
 }
 
 impl Projections {
@@ -53,8 +55,11 @@ impl Projections {
         let instance = Instance::start(servers, &["query-api", "projections"]).await;
         let admin = instance.admin.clone().expect("an admin API");
         let http = reqwest::Client::builder().no_proxy().build().expect("a client");
-        let projections = Self { instance, admin, http };
-        projections.until(|models| models.iter().all(|model| model["lag"] == 0)).await;
+        let connection = PgConnection::connect(servers.postgres.local_url()).await.expect("Postgres answers");
+        let projections = Self { instance, admin, http, connection: connection.into() };
+        while projections.status().await.iter().any(|model| model["lag"] != 0) {
+            tokio::time::sleep(POLL).await;
+        }
         projections
     }
 
@@ -72,50 +77,32 @@ impl Projections {
         self.ask(Method::GET, "", None).await["data"].as_array().expect("read models").clone()
     }
 
-    async fn until(&self, holds: impl Fn(&[Value]) -> bool) -> Vec<Value> {
-        loop {
-            let models = self.status().await;
-            if holds(&models) {
-                return models;
-            }
+    /// Waits until there are no read models in this state.
+    async fn none(&self, state: &str) {
+        let query = "select exists (select from cartulary.read_models where state = $1)";
+        let mut connection = self.connection.lock().await;
+        while sqlx::query_scalar(query).bind(state).fetch_one(&mut *connection).await.expect("a row") {
             tokio::time::sleep(POLL).await;
         }
     }
 
-    /// Builds these anew at a time, until all are live; how long that took, and past how many events.
-    async fn rebuild(&self, names: &[&str]) -> (Duration, f64) {
+    /// Builds one anew, or all at a time, until they are live; how long that took, and past how many events.
+    async fn rebuild(&self, name: Option<&str>) -> (Duration, f64) {
         let began = Instant::now();
-        let mut builds = Vec::new();
-        for name in names {
-            let begun = self.ask(Method::POST, &format!("/{name}/rebuild"), Some(json!({"keep_s": 0}))).await;
-            builds.push((*name, begun["version"].clone()));
-        }
-        let is_live = |models: &[Value], (name, version): &(&str, Value)| {
-            models.iter().any(|model| {
-                model["projection"] == *name && model["version"] == *version && model["state"] == "live"
-            })
-        };
-        let models = self.until(|models| builds.iter().all(|build| is_live(models, build))).await;
+        let path = name.map_or_else(|| "/rebuild".to_owned(), |name| format!("/{name}/rebuild"));
+        self.ask(Method::POST, &path, Some(json!({"keep_s": 0}))).await;
+        self.none("building").await;
         let took = began.elapsed();
+        let models = self.status().await;
         let events = models.iter().filter(|model| model["state"] == "live");
         (took, events.filter_map(|model| model["events"].as_f64()).fold(0.0, f64::max))
     }
 
     /// Until nothing is left of earlier builds, so that nobody follows the log for them.
     async fn settled(&self) {
-        self.until(|models| models.iter().all(|model| model["state"] == "live")).await;
-    }
-
-    /// All projections.
-    async fn names(&self) -> Vec<String> {
-        let mut names: Vec<String> = self
-            .status()
-            .await
-            .iter()
-            .map(|model| model["projection"].as_str().expect("a name").to_owned())
-            .collect();
-        names.dedup();
-        names
+        for state in ["standby", "retired"] {
+            self.none(state).await;
+        }
     }
 }
 
@@ -127,7 +114,7 @@ async fn rebuild_orders(plan: &Plan, report: &mut Report, servers: &Servers) {
     let mut rounds = Vec::new();
     for _ in 0..plan.rounds().min(3) {
         let copied = rows.copy().await;
-        let (took, events) = projections.rebuild(&["orders"]).await;
+        let (took, events) = projections.rebuild(Some("orders")).await;
         projections.settled().await;
         println!(
             "      rebuilt in {:.2} s, rows copied in {:.2} s",
@@ -150,7 +137,8 @@ struct Rows {
 
 impl Rows {
     async fn of(projection: &dyn Projection, servers: &Servers) -> Self {
-        let mut connection = PgConnection::connect(servers.postgres.url()).await.expect("Postgres answers");
+        let mut connection =
+            PgConnection::connect(servers.postgres.local_url()).await.expect("Postgres answers");
         let live = "select projection || '_v' || version from cartulary.read_models where projection = $1 and state = 'live'";
         let schema: String = sqlx::query_scalar(live)
             .bind(projection.name())
@@ -196,16 +184,13 @@ async fn rebuild_all(plan: &Plan, report: &mut Report, servers: &Servers) {
     let figure =
         Figure { group: GROUP, name: "rebuild-all", unit: "events/s", target: Target::RatioAtLeast(0.25) };
     let projections = Projections::start(servers).await;
-    let names = projections.names().await;
-    let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let mut rounds = Vec::new();
     for _ in 0..plan.rounds().min(3) {
         let read = read_only(servers).await;
-        let (took, events) = projections.rebuild(&names).await;
+        let (took, events) = projections.rebuild(None).await;
         projections.settled().await;
         println!(
-            "      {} rebuilt in {:.2} s, the log read in {:.2} s",
-            names.len(),
+            "      all rebuilt in {:.2} s, the log read in {:.2} s",
             took.as_secs_f64(),
             read.as_secs_f64()
         );
@@ -217,8 +202,8 @@ async fn rebuild_all(plan: &Plan, report: &mut Report, servers: &Servers) {
 
 /// Reads the whole log through an ordered consumer without a filter, and does nothing with it.
 async fn read_only(servers: &Servers) -> Duration {
-    let client = async_nats::connect(&servers.nats_url).await.expect("nats-server answers");
-    let stream = jetstream::new(client).get_stream("EVENTS").await.expect("the log");
+    let connection = infra::nats::connect(&servers.nats_url).await.expect("nats-server answers");
+    let stream = jetstream::new(connection.client).get_stream("EVENTS").await.expect("the log");
     let messages = stream.cached_info().state.messages;
     let began = Instant::now();
     let consumer = stream.create_consumer(pull::OrderedConfig::default()).await.expect("a consumer");
@@ -263,7 +248,7 @@ async fn cut_over(plan: &Plan, report: &mut Report, servers: &Servers) {
         }));
         let switching = async {
             tokio::time::sleep(before).await;
-            projections.rebuild(&["catalog", "search"]).await;
+            projections.rebuild(None).await;
             let switched = Instant::now();
             enough.set(Some(switched + Duration::from_secs(2)));
             switched
@@ -294,9 +279,7 @@ async fn memory(plan: &Plan, report: &mut Report) {
         history::repeat(&servers, times).await;
         // Everything is built from the log's beginning when it starts, and again after that.
         let projections = Projections::start(&servers).await;
-        let names = projections.names().await;
-        let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        let (took, events) = projections.rebuild(&names).await;
+        let (took, events) = projections.rebuild(None).await;
         println!("      {events:.0} events in {:.1} s", took.as_secs_f64());
         most.push(projections.instance.memory_most_mb());
         projections.instance.stop().await;

@@ -298,7 +298,7 @@ struct HotRow {
 impl HotRow {
     async fn create(servers: &Servers) -> Self {
         let options = PgPoolOptions::new().max_connections(64).test_before_acquire(false);
-        let pool = options.connect(servers.postgres.url()).await.expect("Postgres answers");
+        let pool = options.connect(servers.postgres.local_url()).await.expect("Postgres answers");
         let create = "create table stock (sku text primary key, qty bigint not null);
                       insert into stock values ('HOT', 1000000000)";
         sqlx::raw_sql(create).execute(&pool).await.expect("a table");

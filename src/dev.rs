@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use infra::embedded::{Addresses, DataFolder, Embedded};
 
-use crate::config::{Dev, Role};
+use crate::config::{self, Dev, Role};
 use crate::platform::{Platform, without_password};
 use crate::starter;
 
@@ -32,9 +32,9 @@ pub async fn run(mut options: Dev) -> anyhow::Result<ExitCode> {
     if let Some(own) = &embedded {
         options.platform.nats_monitoring_url.get_or_insert(own.nats.monitoring_url());
     }
-    let own = embedded.as_ref().map(|own| (own.nats.url().to_owned(), own.postgres.url().to_owned()));
+    let servers = servers(&options.platform, embedded.as_ref())?;
     let outcome = tokio::select! {
-        outcome = serve(&options, &folder, own) => outcome,
+        outcome = serve(&options, &folder, servers) => outcome,
         words = died(&mut embedded) => Err(anyhow::anyhow!(words)),
     };
     folder.remove_addresses();
@@ -47,13 +47,31 @@ pub async fn run(mut options: Dev) -> anyhow::Result<ExitCode> {
     outcome.map(|()| ExitCode::SUCCESS)
 }
 
+/// URLs of what the platform works on.
+struct Servers {
+    nats: String,
+    /// As others reach it, who may be elsewhere.
+    postgres: String,
+    /// As the platform does.
+    postgres_local: String,
+}
+
+/// Those that the settings name, and otherwise its own.
+fn servers(settings: &config::Platform, own: Option<&Embedded>) -> anyhow::Result<Servers> {
+    let choose = |named: &Option<String>, own: Option<&str>| named.clone().or(own.map(str::to_owned));
+    let postgres = |own| choose(&settings.database_url, own).context("there is no Postgres");
+    let nats = choose(&settings.nats_url, own.map(|own| own.nats.url()));
+    Ok(Servers {
+        nats: nats.context("there is no nats-server")?,
+        postgres: postgres(own.map(|own| own.postgres.url()))?,
+        postgres_local: postgres(own.map(|own| own.postgres.local_url()))?,
+    })
+}
+
 /// Serves until it is told to stop.
-async fn serve(options: &Dev, folder: &DataFolder, own: Option<(String, String)>) -> anyhow::Result<()> {
-    let settings = &options.platform;
-    let (own_nats, own_postgres) = own.unzip();
-    let nats = settings.nats_url.clone().or(own_nats).context("there is no nats-server")?;
-    let postgres = settings.database_url.clone().or(own_postgres).context("there is no Postgres")?;
-    let platform = Platform::start(settings, &nats, &postgres, &ALL_ROLES).await?;
+async fn serve(options: &Dev, folder: &DataFolder, servers: Servers) -> anyhow::Result<()> {
+    let Servers { nats, postgres, postgres_local } = servers;
+    let platform = Platform::start(&options.platform, &nats, &postgres_local, &ALL_ROLES).await?;
     let served = async {
         anyhow::ensure!(
             platform.unsafe_log.is_empty(),

@@ -9,6 +9,7 @@ use infra::embedded::{
 use rustix::process::{Pid, Signal, kill_process};
 use sqlx::{Connection, Executor, PgConnection};
 
+use crate::support::servers::free_port;
 use crate::support::shop::{Shop, server_pid};
 use crate::support::{Folder, eventually};
 
@@ -43,6 +44,20 @@ fn runs(pid: u32) -> bool {
 fn kill(pid: u32) {
     let pid = Pid::from_raw(pid.cast_signed()).expect("a process id");
     kill_process(pid, Signal::KILL).expect("it runs");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_path_too_long_for_a_socket_is_no_reason_not_to_start() {
+    let place = Folder::new();
+    let through_socket = "select (inet_server_port() is null)::int";
+    for (name, is_by_socket) in [("short".to_owned(), 1), ("long".repeat(20), 0)] {
+        let options = PostgresOptions { port: Some(free_port()), shared_buffers: "16MB" };
+        let folder = place.path().join(name);
+        let server = PostgresServer::start(&folder, &options).await.expect("started");
+        assert_eq!(query(server.local_url(), through_socket).await, is_by_socket);
+        assert_eq!(query(server.url(), through_socket).await, 0);
+        server.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -161,7 +161,7 @@ async fn start(place: &Path, options: &NatsOptions) -> NatsServer {
 
 /// A port that no other test gets, so that a killed server finds it free again; and below those
 /// that the system gives to clients, of which one that tries to reconnect may get its server's.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let first = 20_000 + std::process::id() % 100 * 100;
     let port = || u16::try_from(first + NEXT.fetch_add(1, Ordering::Relaxed)).expect("a port");

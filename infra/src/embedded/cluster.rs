@@ -76,20 +76,27 @@ fn remove_unfinished(folder: &Path) {
     }
 }
 
-/// Removes the process id that a killed Postgres left, where Postgres itself would take it for a
-/// running one: while its parent has not waited for it, or when the id has gone to another process.
-pub(super) fn remove_stale_pid(cluster: &Path) {
-    let path = cluster.join("postmaster.pid");
-    let recorded = || fs::read_to_string(&path).ok()?.lines().next()?.trim().parse::<u32>().ok();
-    let Some(pid) = recorded() else { return };
-    let exists = fs::exists(format!("/proc/{pid}")).unwrap_or(false);
-    let zombie = exists && Identity::of(pid).is_none();
-    // Where the process can't be looked at, Postgres has to judge.
-    let another = fs::read_link(format!("/proc/{pid}/cwd")).is_ok() && !works_in(pid, cluster);
-    if zombie || another {
-        tracing::info!(pid, "removing the process id that a killed Postgres left");
-        // If it can't be removed, Postgres says what is wrong.
-        let _ = fs::remove_file(path);
+/// Removes the process ids that a killed Postgres left, for the cluster and for its socket, where Postgres
+/// itself would take them for a running one: while its parent has not waited for it, or when the id has
+/// gone to another process.
+pub(super) fn remove_stale_pids(cluster: &Path) {
+    let entries = fs::read_dir(cluster).into_iter().flatten().flatten().map(|entry| entry.path());
+    let of_socket = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with(".s.PGSQL.") && name.ends_with(".lock")
+    };
+    for path in entries.filter(of_socket).chain([cluster.join("postmaster.pid")]) {
+        let recorded = || fs::read_to_string(&path).ok()?.lines().next()?.trim().parse::<u32>().ok();
+        let Some(pid) = recorded() else { continue };
+        let exists = fs::exists(format!("/proc/{pid}")).unwrap_or(false);
+        let zombie = exists && Identity::of(pid).is_none();
+        // Where the process can't be looked at, Postgres has to judge.
+        let another = fs::read_link(format!("/proc/{pid}/cwd")).is_ok() && !works_in(pid, cluster);
+        if zombie || another {
+            tracing::info!(pid, "removing the process id that a killed Postgres left");
+            // If it can't be removed, Postgres says what is wrong.
+            let _ = fs::remove_file(path);
+        }
     }
 }
 
@@ -140,11 +147,12 @@ mod tests {
     #[test]
     fn only_a_running_postgres_keeps_its_process_id() {
         let cluster = tempfile::tempdir().unwrap();
-        let file = cluster.path().join("postmaster.pid");
+        let files = ["postmaster.pid", ".s.PGSQL.5432.lock"].map(|name| cluster.path().join(name));
         let kept = |pid: u32| {
-            fs::write(&file, format!("{pid}\n/data\n")).unwrap();
-            remove_stale_pid(cluster.path());
-            file.exists()
+            files.iter().for_each(|file| fs::write(file, format!("{pid}\n/data\n")).unwrap());
+            remove_stale_pids(cluster.path());
+            assert_eq!(files[0].exists(), files[1].exists());
+            files[0].exists()
         };
         let sleep = |folder: &Path| {
             std::process::Command::new("sleep").arg("60").current_dir(folder).spawn().unwrap()
