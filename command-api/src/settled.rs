@@ -112,7 +112,7 @@ impl Settled {
 
     fn happened_in(&self, batch: &[Arc<Entry>]) {
         for entry in batch {
-            let stream = entry.stream.as_ref().filter(|stream| stream.category() == CATEGORY);
+            let stream = entry.stream().filter(|stream| stream.category() == CATEGORY);
             let Some(Ok(order_id)) = stream.map(|stream| stream.id().parse()) else { continue };
             for event in entry.events() {
                 if let Ok(Some(domain::Event::Order(event))) = event {

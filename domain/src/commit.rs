@@ -223,21 +223,33 @@ impl From<Hash> for String {
     }
 }
 
+/// What a hexadecimal digit stands for; more than 15, if it's none. Every reader reads two hashes a commit.
+const DIGITS: [u8; 256] = {
+    let mut digits = [0xFF; 256];
+    let mut value = 0;
+    while value < 16 {
+        digits[b"0123456789abcdef"[value] as usize] = value as u8;
+        digits[b"0123456789ABCDEF"[value] as usize] = value as u8;
+        value += 1;
+    }
+    digits
+};
+
 impl std::str::FromStr for Hash {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         const FORM: &str = "a SHA-256 hash is 64 hexadecimal digits";
-        let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-        let mut bytes = [0; 32];
+        let (mut bytes, mut all) = ([0; 32], 0);
         if text.len() != 64 {
             return Err(FORM);
         }
-        for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
-            let (high, low) = digit(digits[0]).zip(digit(digits[1])).ok_or(FORM)?;
-            *byte = high << 4 | low;
+        for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+            let (high, low) = (DIGITS[usize::from(digits[0])], DIGITS[usize::from(digits[1])]);
+            all |= high | low;
+            *byte = high << 4 | low & 0x0F;
         }
-        Ok(Self(bytes))
+        if all > 0x0F { Err(FORM) } else { Ok(Self(bytes)) }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Names of things: validated on the way in, so that they are safe in subjects, paths and SQL.
 
+use std::borrow::Cow;
 use std::fmt::{self, Display};
 use std::str::FromStr;
 
@@ -116,11 +117,20 @@ impl Display for CommandId {
     }
 }
 
+/// Categories of the rules' own aggregates.
+const CATEGORIES: [&str; 5] = [
+    crate::stock::CATEGORY,
+    crate::order::CATEGORY,
+    crate::payment::CATEGORY,
+    crate::cart::CATEGORY,
+    crate::product::CATEGORY,
+];
+
 /// Name of one aggregate's stream, written `category/id`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(into = "String")]
 pub struct StreamId {
-    category: String,
+    category: Cow<'static, str>,
     id: String,
 }
 
@@ -132,7 +142,7 @@ impl StreamId {
     /// The stream of the aggregate `A` with this id.
     #[must_use]
     pub fn of<A: Aggregate>(id: impl Display) -> Self {
-        Self { category: A::CATEGORY.to_owned(), id: id.to_string() }
+        Self { category: A::CATEGORY.into(), id: id.to_string() }
     }
 
     #[must_use]
@@ -179,7 +189,10 @@ impl FromStr for StreamId {
         if category.is_empty() || !category.bytes().all(letters) || !is_sku(id) {
             return Err(invalid());
         }
-        Ok(Self { category: category.to_owned(), id: id.to_owned() })
+        // Those that are read all the time need no text of their own.
+        let known = CATEGORIES.iter().find(|known| **known == category);
+        let category = known.map_or_else(|| category.to_owned().into(), |known| Cow::Borrowed(*known));
+        Ok(Self { category, id: id.to_owned() })
     }
 }
 

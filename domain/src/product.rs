@@ -201,6 +201,15 @@ impl Product {
 }
 
 impl Details {
+    /// How many its texts have.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let Self { title, description, brand, category, attributes, images, gtins } = self;
+        let lists = [category, images, gtins].into_iter().flatten().map(String::len).sum::<usize>();
+        let pairs = attributes.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+        title.len() + description.len() + brand.len() + lists + pairs
+    }
+
     pub fn apply(&mut self, changes: &Changes) {
         fn set<T: Clone>(target: &mut T, value: Option<&T>) {
             if let Some(value) = value {

@@ -249,24 +249,31 @@ impl Builds {
     /// One is under way already, or Postgres does not answer.
     pub async fn begin(&self, name: &str, purpose: Purpose) -> Result<i32, Error> {
         let projection = self.projection(name)?;
-        let (state, keep, verify) = match purpose {
-            Purpose::Replace { verify, keep } => ("building", Some(keep), verify),
-            Purpose::Verify => ("verifying", None, true),
-        };
         let mut transaction = self.pool.begin().await?;
-        let models = lock(name, &mut transaction).await?;
-        if let Some((version, ..)) = models.iter().find(|(_, _, under_way)| under_way == state) {
-            return Err(Error::Refused(format!("{} is {state} already", schema(name, *version))));
-        }
-        let live = models.iter().find(|(_, _, state)| state == "live");
-        if purpose == Purpose::Verify && live.is_none_or(|(_, code, _)| *code != projection.version()) {
-            let detail = format!("the live read model of {name} is of other code, so its rows are to differ");
-            return Err(Error::Refused(detail));
-        }
-        let version = create(projection.as_ref(), state, keep, verify, &mut transaction).await?;
+        let version = begin(projection.as_ref(), purpose, &mut transaction).await?;
         transaction.commit().await?;
         self.news.notify_one();
         Ok(version)
+    }
+
+    /// Begins a build of every projection, or of none, all at once: so they share one reading of the log.
+    /// Returns their names and versions.
+    ///
+    /// # Errors
+    /// One is under way already, or Postgres does not answer.
+    pub async fn begin_all(&self, purpose: Purpose) -> Result<Vec<(&'static str, i32)>, Error> {
+        let mut transaction = self.pool.begin().await?;
+        let mut begun: Vec<(&'static str, i32)> = Vec::new();
+        for name in self.projections.iter().map(|projection| projection.name()) {
+            // An older version may stand beside the newest.
+            if begun.iter().all(|(other, _)| *other != name) {
+                let projection = self.projection(name)?;
+                begun.push((name, begin(projection.as_ref(), purpose, &mut transaction).await?));
+            }
+        }
+        transaction.commit().await?;
+        self.news.notify_one();
+        Ok(begun)
     }
 
     /// Ends a build that is under way, cleanly: what there is of it is dropped.
@@ -381,6 +388,28 @@ impl Builds {
         tracing::info!(read_model = schema(name, version), "is live now");
         Ok(true)
     }
+}
+
+async fn begin(
+    projection: &dyn Projection,
+    purpose: Purpose,
+    transaction: &mut PgConnection,
+) -> Result<i32, Error> {
+    let name = projection.name();
+    let (state, keep, verify) = match purpose {
+        Purpose::Replace { verify, keep } => ("building", Some(keep), verify),
+        Purpose::Verify => ("verifying", None, true),
+    };
+    let models = lock(name, transaction).await?;
+    if let Some((version, ..)) = models.iter().find(|(_, _, under_way)| under_way == state) {
+        return Err(Error::Refused(format!("{} is {state} already", schema(name, *version))));
+    }
+    let live = models.iter().find(|(_, _, state)| state == "live");
+    if purpose == Purpose::Verify && live.is_none_or(|(_, code, _)| *code != projection.version()) {
+        let detail = format!("the live read model of {name} is of other code, so its rows are to differ");
+        return Err(Error::Refused(detail));
+    }
+    Ok(create(projection, state, keep, verify, transaction).await?)
 }
 
 /// Version, code and state of a projection's read models, which nobody else changes meanwhile.

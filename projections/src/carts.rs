@@ -11,7 +11,7 @@ use sqlx::types::Json;
 use sqlx::{FromRow, PgConnection, PgPool};
 use uuid::Uuid;
 
-use crate::copy;
+use crate::insert;
 use crate::projection::{Happened, Key, Projection, Writer};
 use crate::rows::{self, ROW_BYTES, Rows, Table, storable};
 
@@ -165,20 +165,29 @@ fn cart_of(happened: &Happened<'_>) -> Option<Uuid> {
 impl CartsWriter {
     fn product(&mut self, sku: &str, event: &product::Event) {
         let sku = sku.to_owned();
-        let product = self.products.change(&sku);
-        product.get_or_insert_with(|| ProductRow { sku, ..ProductRow::default() }).fold(event);
+        self.products.change(&sku.clone(), |product| {
+            product.get_or_insert_with(|| ProductRow { sku, ..ProductRow::default() }).fold(event);
+        });
     }
 
     fn cart(&mut self, happened: &Happened<'_>, event: &cart::Event) {
         let Some(id) = cart_of(happened) else { return };
-        let cart = self.carts.change(&id).get_or_insert(CartRow { id, order_id: None, version: 0 });
-        cart.version = happened.version;
-        match event {
-            cart::Event::CheckedOut { order_id, .. } => cart.order_id = Some(order_id.0),
-            cart::Event::Reopened { .. } => cart.order_id = None,
-            cart::Event::Created {} | cart::Event::LineSet { .. } | cart::Event::LineRemoved { .. } => {}
-        }
+        self.carts.change(&id, |cart| {
+            let cart = cart.get_or_insert(CartRow { id, order_id: None, version: 0 });
+            cart.version = happened.version;
+            match event {
+                cart::Event::CheckedOut { order_id, .. } => cart.order_id = Some(order_id.0),
+                cart::Event::Reopened { .. } => cart.order_id = None,
+                cart::Event::Created {} | cart::Event::LineSet { .. } | cart::Event::LineRemoved { .. } => {}
+            }
+        });
         self.lines.fold(id, happened.position, event);
+    }
+}
+
+impl insert::Record for CartRow {
+    fn binary(&self, row: &mut insert::Row<'_>) {
+        row.uuid(self.id).optional(self.order_id, |row, id| row.uuid(id)).int8(self.version.cast_signed());
     }
 }
 
@@ -187,9 +196,14 @@ impl rows::Row for CartRow {
         Table { name: "carts", key: "id", key_type: "uuid", columns: &["order_id", "version"] };
 
     type Key = Uuid;
+}
 
-    fn copy(&self, row: &mut copy::Row<'_>) {
-        row.uuid(self.id).optional(self.order_id, |row, id| row.uuid(id)).int8(self.version.cast_signed());
+impl insert::Record for ProductRow {
+    fn binary(&self, row: &mut insert::Row<'_>) {
+        row.text(&self.sku)
+            .text(&self.title)
+            .optional(self.price, |row, price| row.jsonb(&price))
+            .bool(self.for_sale);
     }
 }
 
@@ -198,13 +212,6 @@ impl rows::Row for ProductRow {
         Table { name: "products", key: "sku", key_type: "text", columns: &["title", "price", "for_sale"] };
 
     type Key = String;
-
-    fn copy(&self, row: &mut copy::Row<'_>) {
-        row.text(&self.sku)
-            .text(&self.title)
-            .optional(self.price, |row, price| row.jsonb(&price))
-            .bool(self.for_sale);
-    }
 }
 
 impl LineChanges {

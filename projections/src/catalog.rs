@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 use sqlx::types::Json;
 use sqlx::{FromRow, PgConnection, PgPool};
 
-use crate::copy;
+use crate::insert;
 use crate::projection::{Happened, Key, Projection, Writer};
-use crate::rows::{self, Rows, Table};
+use crate::rows::{self, ROW_BYTES, Rows, Table};
 
 pub const NAME: &str = "catalog";
 
@@ -35,6 +35,20 @@ struct Row {
     held: i64,
 }
 
+impl insert::Record for Row {
+    fn binary(&self, row: &mut insert::Row<'_>) {
+        row.text(&self.sku)
+            .text(&self.category)
+            .optional(self.details.as_ref(), |row, details| row.jsonb(details))
+            .optional(self.price, |row, price| row.jsonb(&price))
+            .bool(self.for_sale)
+            .int8(self.version.cast_signed())
+            .int8(self.stock_version.cast_signed())
+            .int8(self.on_hand)
+            .int8(self.held);
+    }
+}
+
 impl rows::Row for Row {
     const TABLE: Table = Table {
         name: "products",
@@ -45,16 +59,8 @@ impl rows::Row for Row {
 
     type Key = String;
 
-    fn copy(&self, row: &mut copy::Row<'_>) {
-        row.text(&self.sku)
-            .text(&self.category)
-            .optional(self.details.as_ref(), |row, details| row.jsonb(details))
-            .optional(self.price, |row, price| row.jsonb(&price))
-            .bool(self.for_sale)
-            .int8(self.version.cast_signed())
-            .int8(self.stock_version.cast_signed())
-            .int8(self.on_hand)
-            .int8(self.held);
+    fn bytes(&self) -> usize {
+        ROW_BYTES + self.details.as_ref().map_or(0, Details::bytes)
     }
 }
 
@@ -126,8 +132,9 @@ impl Writer for CatalogWriter {
             self.products.load(skus, connection).await?;
             for happened in batch {
                 let sku = happened.stream.id().to_owned();
-                let product = self.products.change(&sku);
-                product.get_or_insert_with(|| Row { sku, ..Row::default() }).fold(happened);
+                self.products.change(&sku.clone(), |product| {
+                    product.get_or_insert_with(|| Row { sku, ..Row::default() }).fold(happened);
+                });
             }
             Ok(())
         }

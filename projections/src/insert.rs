@@ -1,11 +1,11 @@
-//! COPY in Postgres's binary form: the fastest way to bring in rows that are not there yet.
+//! New rows: many go by COPY in Postgres's binary form, the fastest way there is; a few as JSON, at once.
 //!
-//! The form is told in Postgres's documentation of COPY, "Binary Format"; each value in it has the form
+//! The binary form is told in Postgres's documentation of COPY, "Binary Format"; each value in it has the form
 //! of its type's `send` function.
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use sqlx::PgConnection;
+use sqlx::{AssertSqlSafe, PgConnection};
 use uuid::Uuid;
 
 const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
@@ -15,49 +15,87 @@ const EPOCH_US: i64 = 946_684_800_000_000;
 
 const PIECE_BYTES: usize = 64 * 1024;
 
-/// Rows on their way into a table.
-pub(crate) struct Copy {
-    statement: String,
-    columns: i16,
-    buffer: Vec<u8>,
+/// Up to so many rows go as JSON in one statement: one way to the server and back, where COPY takes three.
+const FEW: usize = 100;
+
+/// What is to be a row: fields named like the columns, and their values in the columns' order.
+pub(crate) trait Record: Serialize {
+    fn binary(&self, row: &mut Row<'_>);
 }
 
-impl Copy {
-    pub fn new(table: &str, columns: &[&str]) -> Self {
-        let statement = format!("copy {table} ({}) from stdin (format binary)", columns.join(", "));
-        let columns =
+/// New rows on their way into a table.
+pub(crate) struct Inserts {
+    table: &'static str,
+    columns: String,
+    columns_count: i16,
+    rows: usize,
+    binary: Vec<u8>,
+    /// The same in JSON, while they are few.
+    json: Vec<u8>,
+}
+
+impl Inserts {
+    pub fn new(table: &'static str, columns: &[&str]) -> Self {
+        let columns_count =
             i16::try_from(columns.len()).unwrap_or_else(|_| unreachable!("a table has few columns"));
-        Self { statement, columns, buffer: Vec::new() }
+        let columns = columns.join(", ");
+        Self { table, columns, columns_count, rows: 0, binary: Vec::new(), json: Vec::new() }
     }
 
-    /// Begins a row; the values follow in the order of the columns.
-    pub fn row(&mut self) -> Row<'_> {
-        if self.buffer.is_empty() {
-            self.buffer.extend(SIGNATURE);
+    pub fn add(&mut self, record: &impl Record) {
+        if self.rows == 0 {
+            self.binary.extend(SIGNATURE);
             // Neither flags nor an extended header.
-            self.buffer.extend([0; 8]);
+            self.binary.extend([0; 8]);
         }
-        self.buffer.extend(self.columns.to_be_bytes());
-        Row { buffer: &mut self.buffer }
+        self.rows += 1;
+        self.binary.extend(self.columns_count.to_be_bytes());
+        record.binary(&mut Row { buffer: &mut self.binary });
+        if self.rows <= FEW {
+            self.json.push(if self.rows == 1 { b'[' } else { b',' });
+            put_json(record, &mut self.json);
+        }
     }
 
+    /// How many bytes are to be written.
     pub fn bytes(&self) -> usize {
-        self.buffer.len()
+        self.binary.len()
     }
 
-    /// Sends the rows, if there are any.
-    pub async fn send(&mut self, transaction: &mut PgConnection) -> Result<(), sqlx::Error> {
-        if self.buffer.is_empty() {
-            return Ok(());
+    /// Writes the rows, if there are any.
+    pub async fn store(&mut self, transaction: &mut PgConnection) -> Result<(), sqlx::Error> {
+        match self.rows {
+            0 => return Ok(()),
+            1..=FEW => self.insert(transaction).await?,
+            _ => self.copy(transaction).await?,
         }
-        self.buffer.extend((-1_i16).to_be_bytes());
-        let mut copying = transaction.copy_in_raw(&self.statement).await?;
+        self.rows = 0;
+        self.binary.clear();
+        self.json.clear();
+        Ok(())
+    }
+
+    async fn insert(&mut self, transaction: &mut PgConnection) -> Result<(), sqlx::Error> {
+        self.json.push(b']');
+        let json = str::from_utf8(&self.json).map_err(|error| sqlx::Error::Encode(error.into()))?;
+        let Self { table, columns, .. } = self;
+        let insert = format!(
+            "insert into {table} ({columns})
+             select {columns} from jsonb_populate_recordset(null::{table}, $1::text::jsonb)"
+        );
+        sqlx::query(AssertSqlSafe(insert)).bind(json).execute(transaction).await?;
+        Ok(())
+    }
+
+    async fn copy(&mut self, transaction: &mut PgConnection) -> Result<(), sqlx::Error> {
+        self.binary.extend((-1_i16).to_be_bytes());
+        let copy = format!("copy {} ({}) from stdin (format binary)", self.table, self.columns);
+        let mut copying = transaction.copy_in_raw(&copy).await?;
         // In pieces, so that Postgres begins while the rest is on its way.
-        for piece in self.buffer.chunks(PIECE_BYTES) {
+        for piece in self.binary.chunks(PIECE_BYTES) {
             copying.send(piece).await?;
         }
         copying.finish().await?;
-        self.buffer.clear();
         Ok(())
     }
 }
@@ -100,8 +138,7 @@ impl Row<'_> {
         const VERSION: u8 = 1;
         let begin = self.buffer.len();
         self.buffer.extend([0, 0, 0, 0, VERSION]);
-        let written = crate::rows::write_json(value, self.buffer);
-        written.unwrap_or_else(|error| unreachable!("rows are plain data: {error}"));
+        put_json(value, self.buffer);
         let length = self.buffer.len() - begin - 4;
         self.buffer[begin..begin + 4].copy_from_slice(&length_of(length));
         self
@@ -127,6 +164,11 @@ impl Row<'_> {
         self.buffer.extend(bytes);
         self
     }
+}
+
+fn put_json(value: &impl Serialize, buffer: &mut Vec<u8>) {
+    let written = crate::rows::write_json(value, buffer);
+    written.unwrap_or_else(|error| unreachable!("rows are plain data: {error}"));
 }
 
 fn length_of(bytes: usize) -> [u8; 4] {

@@ -1,80 +1,23 @@
 //! Orders: what became of each, step by step.
 
-use chrono::{DateTime, Utc};
-use domain::order::{self, Line};
-use domain::payment::Status as PaymentStatus;
-use domain::{Event, Money, OrderId, cart, payment, stock};
+mod rows;
+mod view;
+
+use domain::{Event, Money, OrderId, cart, order, payment, stock};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use infra::read_models::ReadModel;
-use serde::{Deserialize, Serialize};
-use sqlx::types::Json;
-use sqlx::{FromRow, PgConnection, PgPool};
-use uuid::Uuid;
+use sqlx::PgConnection;
 
-use crate::copy::{self, Copy};
+use crate::insert::Inserts;
 use crate::projection::{Happened, Key, Projection, Writer};
-use crate::rows::{self, Rows, Table};
+use crate::rows::Rows;
+use rows::{Quote, Row, Step};
+
+pub use view::{Order, Refund, TimelineEntry, Whole, order};
 
 pub const NAME: &str = "orders";
 
 pub struct Orders;
-
-/// A row of `orders`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Row {
-    id: OrderId,
-    cart_id: Option<Uuid>,
-    /// In the shop that it was imported from.
-    number: Option<String>,
-    /// Where it goes: ISO 3166-1 alpha-2, or as the record that it was imported from has it.
-    country: Option<String>,
-    status: String,
-    reason: Option<String>,
-    total: Option<Money>,
-    payment_status: String,
-    placed_at: DateTime<Utc>,
-    /// Of the order's own stream.
-    version: u64,
-    /// Of the last event that touched it.
-    position: u64,
-}
-
-impl rows::Row for Row {
-    const TABLE: Table = Table {
-        name: "orders",
-        key: "id",
-        key_type: "uuid",
-        columns: &[
-            "cart_id",
-            "number",
-            "country",
-            "status",
-            "reason",
-            "total",
-            "payment_status",
-            "placed_at",
-            "version",
-            "position",
-        ],
-    };
-
-    type Key = Uuid;
-
-    fn copy(&self, row: &mut copy::Row<'_>) {
-        row.uuid(self.id.0)
-            .optional(self.cart_id, |row, id| row.uuid(id))
-            .optional(self.number.as_deref(), |row, number| row.text(number))
-            .optional(self.country.as_deref(), |row, country| row.text(country))
-            .text(&self.status)
-            .optional(self.reason.as_deref(), |row, reason| row.text(reason))
-            .optional(self.total, |row, total| row.jsonb(&total))
-            .text(&self.payment_status)
-            .timestamptz(self.placed_at)
-            .int8(self.version.cast_signed())
-            .int8(self.position.cast_signed());
-    }
-}
 
 impl Projection for Orders {
     fn name(&self) -> &'static str {
@@ -157,13 +100,13 @@ impl Projection for Orders {
     }
 }
 
-/// What is only ever added goes straight into the rows to be copied.
+/// What is only ever added goes straight into the rows to be inserted.
 struct OrdersWriter {
     orders: Rows<Row>,
     /// Apart from what changes: an order of a thousand lines is touched some thousand times.
-    quotes: Copy,
-    refunds: Copy,
-    timeline: Copy,
+    quotes: Inserts,
+    refunds: Inserts,
+    timeline: Inserts,
 }
 
 impl Default for OrdersWriter {
@@ -172,9 +115,9 @@ impl Default for OrdersWriter {
             ["order_id", "position", "index", "at", "reference", "with_goods", "amount", "currency"];
         Self {
             orders: Rows::default(),
-            quotes: Copy::new("quotes", &["order_id", "lines"]),
-            refunds: Copy::new("refunds", &REFUND),
-            timeline: Copy::new("timeline", &["order_id", "position", "index", "kind", "at"]),
+            quotes: Inserts::new("quotes", &["order_id", "lines"]),
+            refunds: Inserts::new("refunds", &REFUND),
+            timeline: Inserts::new("timeline", &["order_id", "position", "index", "kind", "at"]),
         }
     }
 }
@@ -202,9 +145,9 @@ impl Writer for OrdersWriter {
     fn flush<'a>(&'a mut self, transaction: &'a mut PgConnection) -> BoxFuture<'a, Result<(), sqlx::Error>> {
         async move {
             self.orders.store(transaction).await?;
-            self.quotes.send(transaction).await?;
-            self.refunds.send(transaction).await?;
-            self.timeline.send(transaction).await
+            self.quotes.store(transaction).await?;
+            self.refunds.store(transaction).await?;
+            self.timeline.store(transaction).await
         }
         .boxed()
     }
@@ -212,32 +155,42 @@ impl Writer for OrdersWriter {
 
 impl OrdersWriter {
     fn happened(&mut self, id: OrderId, happened: &Happened<'_>) {
-        let order = self.orders.change(&id.0).get_or_insert_with(|| Row::new(id, happened.at));
-        let had_quote = order.total.is_some();
-        order.fold(happened);
+        let had_quote = self.orders.change(&id.0, |order| {
+            let order = order.get_or_insert_with(|| Row::new(id, happened.at));
+            let had_quote = order.total.is_some();
+            order.fold(happened);
+            had_quote
+        });
         match happened.event {
             // The order is placed with the lines that the cart was checked out with.
             Event::Cart(cart::Event::CheckedOut { lines, .. })
             | Event::Order(order::Event::Placed { lines, .. } | order::Event::Imported { lines, .. })
                 if !had_quote =>
             {
-                self.quotes.row().uuid(id.0).jsonb(lines);
+                self.quotes.add(&Quote { order_id: id, lines });
             }
             Event::Order(order::Event::Returned(reversal)) => self.refund(id, happened, reversal, true),
             Event::Order(order::Event::Refunded(reversal)) => self.refund(id, happened, reversal, false),
             _ => {}
         }
         let Happened { position, index, at, kind, .. } = *happened;
-        let mut row = self.timeline.row();
-        row.uuid(id.0).int8(position.cast_signed()).int4(index.cast_signed()).text(kind).timestamptz(at);
+        self.timeline.add(&Step { order_id: id, position, index, kind, at });
     }
 
     fn refund(&mut self, id: OrderId, happened: &Happened<'_>, reversal: &order::Reversal, with_goods: bool) {
         let Happened { position, index, at, .. } = *happened;
-        let mut row = self.refunds.row();
-        row.uuid(id.0).int8(position.cast_signed()).int4(index.cast_signed()).timestamptz(at);
-        row.text(&reversal.reference).bool(with_goods);
-        row.int8(reversal.refund.amount).text(reversal.refund.currency.code());
+        let order::Reversal { reference, refund: Money { amount, currency }, .. } = reversal;
+        let (amount, currency) = (*amount, currency.code());
+        self.refunds.add(&rows::Refund {
+            order_id: id,
+            position,
+            index,
+            at,
+            reference,
+            with_goods,
+            amount,
+            currency,
+        });
     }
 }
 
@@ -258,153 +211,4 @@ fn order_of(happened: &Happened<'_>) -> Option<OrderId> {
         Event::Order(_) | Event::Payment(_) => happened.stream.id().parse().ok(),
         Event::Product(_) | Event::Cart(_) | Event::Stock(_) => None,
     }
-}
-
-impl Row {
-    fn new(id: OrderId, placed_at: DateTime<Utc>) -> Self {
-        Self {
-            id,
-            cart_id: None,
-            number: None,
-            country: None,
-            status: "pending".to_owned(),
-            reason: None,
-            total: None,
-            payment_status: PaymentStatus::None.code().to_owned(),
-            placed_at,
-            version: 0,
-            position: 0,
-        }
-    }
-
-    fn fold(&mut self, happened: &Happened<'_>) {
-        // What had been set aside may come after what is later in the log.
-        self.position = self.position.max(happened.position);
-        match happened.event {
-            // The checkout was accepted, so the order can be seen, though it's not placed yet.
-            Event::Cart(cart::Event::CheckedOut { total, .. }) => {
-                // It may have been set aside, and come late.
-                self.placed_at = self.placed_at.min(happened.at);
-                self.cart_id = happened.stream.id().parse().ok();
-                self.total = Some(*total);
-            }
-            Event::Order(event) => {
-                self.version = happened.version;
-                self.order(event, happened.at);
-            }
-            Event::Payment(event) => self.payment(event),
-            Event::Product(_) | Event::Stock(_) | Event::Cart(_) => {}
-        }
-    }
-
-    fn order(&mut self, event: &order::Event, at: DateTime<Utc>) {
-        match event {
-            order::Event::Placed { cart_id, total, country, .. } => {
-                self.cart_id = Some(cart_id.0);
-                self.total = Some(*total);
-                self.country = Some(country.clone()).filter(|country| !country.is_empty());
-            }
-            order::Event::Confirmed {} => self.status = "confirmed".to_owned(),
-            order::Event::CancellationRequested {} => {}
-            order::Event::Cancelled { reason } => {
-                self.status = "cancelled".to_owned();
-                self.reason = Some(reason.code().to_owned());
-            }
-            order::Event::Imported { number, country, total, .. } => {
-                self.status = "imported".to_owned();
-                self.number = Some(number.clone());
-                self.country = Some(country.clone());
-                self.total = Some(*total);
-                // Its stock may have been told of first.
-                self.placed_at = at;
-            }
-            order::Event::Returned(_) | order::Event::Refunded(_) => {}
-        }
-    }
-
-    fn payment(&mut self, event: &payment::Event) {
-        let status = match event {
-            payment::Event::AuthorizationRequested { .. } => PaymentStatus::Pending,
-            payment::Event::Authorized { .. } => PaymentStatus::Authorized,
-            payment::Event::Declined { .. } => PaymentStatus::Declined,
-            payment::Event::Captured { .. } => PaymentStatus::Captured,
-            payment::Event::Voided {} => PaymentStatus::Voided,
-            payment::Event::Refunded { .. } => PaymentStatus::Refunded,
-            payment::Event::CaptureRequested { .. }
-            | payment::Event::CancellationRequested {}
-            | payment::Event::VoidRequested {}
-            | payment::Event::RefundRequested { .. }
-            | payment::Event::OutcomeUnknown { .. } => return,
-        };
-        self.payment_status = status.code().to_owned();
-    }
-}
-
-/// An order as its buyer sees it.
-#[derive(Debug, Clone, FromRow)]
-pub struct Order {
-    pub id: Uuid,
-    pub number: Option<String>,
-    pub country: Option<String>,
-    pub status: String,
-    pub reason: Option<String>,
-    pub lines: Json<Vec<Line>>,
-    pub total: Json<Option<Money>>,
-    pub payment_status: String,
-    pub placed_at: DateTime<Utc>,
-    /// Of the order's own stream.
-    pub version: i64,
-    /// Of the last event that touched it.
-    pub position: i64,
-}
-
-/// Something of what an order cost was given back.
-#[derive(Debug, Clone, FromRow)]
-pub struct Refund {
-    pub reference: String,
-    /// Goods came back for it.
-    pub with_goods: bool,
-    pub at: DateTime<Utc>,
-    pub amount: i64,
-    pub currency: String,
-}
-
-/// An order, what was given back of it, and all that happened to it.
-#[derive(Debug, Clone)]
-pub struct Whole {
-    pub order: Order,
-    pub refunds: Vec<Refund>,
-    pub timeline: Vec<TimelineEntry>,
-}
-
-/// One thing that happened to an order.
-#[derive(Debug, Clone, FromRow)]
-pub struct TimelineEntry {
-    pub kind: String,
-    pub at: DateTime<Utc>,
-    pub position: i64,
-}
-
-/// The order with all that belongs to it, and the position in the log that this is true at.
-///
-/// # Errors
-/// Postgres does not answer.
-pub async fn order(pool: &PgPool, model: &ReadModel, id: Uuid) -> Result<(Option<Whole>, u64), sqlx::Error> {
-    let mut snapshot = model.snapshot(pool).await?;
-    let order: Option<Order> = sqlx::query_as(snapshot.sql(
-        "select id, number, country, status, reason, coalesce(lines, '[]') as lines,
-                coalesce(total, 'null') as total, payment_status, placed_at, version, position
-         from {schema}.orders left join {schema}.quotes on order_id = id where id = $1",
-    ))
-    .bind(id)
-    .fetch_optional(snapshot.connection())
-    .await?;
-    let refunds = "select reference, with_goods, at, amount, currency from {schema}.refunds
-                   where order_id = $1 order by position, index";
-    let refunds = sqlx::query_as(snapshot.sql(refunds)).bind(id).fetch_all(snapshot.connection()).await?;
-    let timeline =
-        "select kind, at, position from {schema}.timeline where order_id = $1 order by position, index";
-    let timeline = sqlx::query_as(snapshot.sql(timeline)).bind(id).fetch_all(snapshot.connection()).await?;
-    let position = snapshot.position().await?;
-    Ok((order.map(|order| Whole { order, refunds, timeline }), position))
 }

@@ -7,18 +7,20 @@ use std::fmt::Display;
 use std::hash::Hash;
 use std::str::FromStr;
 
+use foldhash::fast::RandomState;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sqlx::types::Json;
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use crate::copy::{self, Copy};
+use crate::insert::{Inserts, Record};
 
-/// Rows of one table that are kept in memory between batches; with more, it begins anew.
+/// Rows of one table that are kept in memory between batches, and their bytes; with more, it begins anew.
 const KEPT_MAX: usize = 10_000;
+const KEPT_BYTES_MAX: usize = 8 * 1024 * 1024;
 
-/// About what a row takes on its way to the table.
+/// About what a row without long texts takes.
 pub(crate) const ROW_BYTES: usize = 200;
 
 /// A table whose rows are structs with the columns as fields.
@@ -33,14 +35,16 @@ pub(crate) struct Table {
 
 /// A row of such a table.
 pub(crate) trait Row:
-    Clone + PartialEq + Serialize + DeserializeOwned + Send + Sync + Unpin + 'static
+    Record + Clone + PartialEq + DeserializeOwned + Send + Sync + Unpin + 'static
 {
     const TABLE: Table;
 
     type Key: Clone + Eq + Hash + Display + FromStr + Send + Sync + 'static;
 
-    /// The key and then the other columns, in their order.
-    fn copy(&self, row: &mut copy::Row<'_>);
+    /// About how many it takes in memory, and on its way to the table.
+    fn bytes(&self) -> usize {
+        ROW_BYTES
+    }
 }
 
 /// What is known of a row.
@@ -53,13 +57,17 @@ struct Known<R> {
 
 /// Rows in memory, and which of them are to be written.
 pub(crate) struct Rows<R: Row> {
-    known: HashMap<R::Key, Known<R>>,
+    known: HashMap<R::Key, Known<R>, RandomState>,
     changed: Vec<R::Key>,
+    /// Of those that were changed.
+    changed_bytes: usize,
+    /// Of all; more rather than less.
+    known_bytes: usize,
 }
 
 impl<R: Row> Default for Rows<R> {
     fn default() -> Self {
-        Self { known: HashMap::new(), changed: Vec::new() }
+        Self { known: HashMap::default(), changed: Vec::new(), changed_bytes: 0, known_bytes: 0 }
     }
 }
 
@@ -90,6 +98,7 @@ impl<R: Row> Rows<R> {
             sqlx::query_as(AssertSqlSafe(select)).bind(wanted).fetch_all(connection).await?;
         for (key, Json(row)) in rows {
             if let Some(known) = key.parse().ok().and_then(|key| self.known.get_mut(&key)) {
+                self.known_bytes += row.bytes();
                 known.now = Some(row);
             }
         }
@@ -101,19 +110,27 @@ impl<R: Row> Rows<R> {
         self.known.get(key)?.now.as_ref()
     }
 
-    /// The row with the key, which was loaded, to be changed; nothing, if there is none.
-    pub fn change(&mut self, key: &R::Key) -> &mut Option<R> {
+    /// Changes the row with the key, which was loaded; nothing, if there is none.
+    pub fn change<T>(&mut self, key: &R::Key, change: impl FnOnce(&mut Option<R>) -> T) -> T {
         let known = self.known.entry(key.clone()).or_insert(Known { now: None, before: None });
+        let bytes = |row: &Option<R>| row.as_ref().map_or(ROW_BYTES, R::bytes);
+        let mut bytes_before = bytes(&known.now);
         if known.before.is_none() {
             known.before = Some(known.now.clone());
             self.changed.push(key.clone());
+            self.changed_bytes += bytes_before;
+            bytes_before = 0;
         }
-        &mut known.now
+        let changed = change(&mut known.now);
+        let more = bytes(&known.now).saturating_sub(bytes_before);
+        self.changed_bytes += more;
+        self.known_bytes += more;
+        changed
     }
 
-    /// About how many bytes are to be written.
+    /// About how many bytes are to be written, or kept until they are.
     pub fn pending_bytes(&self) -> usize {
-        self.changed.len() * ROW_BYTES
+        self.changed_bytes
     }
 
     /// What was and what is to be, of each row that was changed since the last time it was written.
@@ -127,11 +144,11 @@ impl<R: Row> Rows<R> {
     pub async fn store(&mut self, transaction: &mut PgConnection) -> Result<(), sqlx::Error> {
         let Table { name, key, columns, .. } = R::TABLE;
         let all: Vec<&str> = std::iter::once(&key).chain(columns).copied().collect();
-        let (mut new, mut different, mut gone) = (Copy::new(name, &all), Vec::new(), Vec::new());
+        let (mut new, mut different, mut gone) = (Inserts::new(name, &all), Vec::new(), Vec::new());
         for key in &self.changed {
             let Some(Known { now, before: Some(before) }) = self.known.get(key) else { continue };
             match (before, now) {
-                (None, Some(row)) => row.copy(&mut new.row()),
+                (None, Some(row)) => new.add(row),
                 (Some(before), Some(row)) if before != row => different.push(row),
                 (Some(_), None) => gone.push(key.to_string()),
                 (None, None) | (Some(_), Some(_)) => {}
@@ -139,7 +156,7 @@ impl<R: Row> Rows<R> {
         }
         update::<R>(&different, transaction).await?;
         delete::<R>(gone, transaction).await?;
-        new.send(transaction).await?;
+        new.store(transaction).await?;
         self.settle();
         Ok(())
     }
@@ -151,8 +168,10 @@ impl<R: Row> Rows<R> {
                 known.before = None;
             }
         }
-        if self.known.len() > KEPT_MAX {
-            self.known = HashMap::new();
+        self.changed_bytes = 0;
+        if self.known.len() > KEPT_MAX || self.known_bytes > KEPT_BYTES_MAX {
+            self.known = HashMap::default();
+            self.known_bytes = 0;
         }
     }
 }
@@ -195,7 +214,7 @@ pub(crate) fn write_json(value: &impl Serialize, buffer: &mut Vec<u8>) -> Result
     const NUL: &[u8] = b"\\u0000";
     let begin = buffer.len();
     serde_json::to_writer(&mut *buffer, value)?;
-    if buffer[begin..].windows(NUL.len()).any(|bytes| bytes == NUL) {
+    if memchr::memmem::find(&buffer[begin..], NUL).is_some() {
         buffer.truncate(begin);
         let mut value = serde_json::to_value(value)?;
         clean(&mut value);

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::{FromRow, PgConnection, PgPool};
 use uuid::Uuid;
 
-use crate::copy;
+use crate::insert;
 use crate::projection::{Happened, Key, Projection, Writer};
 use crate::rows::{self, ROW_BYTES, Rows, Table};
 
@@ -84,14 +84,20 @@ struct Order {
     lines: Vec<Line>,
 }
 
+impl insert::Record for Order {
+    fn binary(&self, row: &mut insert::Row<'_>) {
+        row.uuid(self.id.0).text(&self.country).bool(self.is_sold).jsonb(&self.lines);
+    }
+}
+
 impl rows::Row for Order {
     const TABLE: Table =
         Table { name: "orders", key: "id", key_type: "uuid", columns: &["country", "is_sold", "lines"] };
 
     type Key = Uuid;
 
-    fn copy(&self, row: &mut copy::Row<'_>) {
-        row.uuid(self.id.0).text(&self.country).bool(self.is_sold).jsonb(&self.lines);
+    fn bytes(&self) -> usize {
+        (1 + self.lines.len()) * ROW_BYTES
     }
 }
 
@@ -163,17 +169,21 @@ impl SalesWriter {
         match event {
             order::Event::Placed { country, lines, .. } => {
                 let (country, lines) = (country.clone(), lines.clone());
-                *self.orders.change(&id.0) = Some(Order { id, country, is_sold: false, lines });
+                let order = Order { id, country, is_sold: false, lines };
+                self.orders.change(&id.0, |known| *known = Some(order));
             }
             order::Event::Confirmed {} => {
-                if let Some(order) = self.orders.change(&id.0) {
+                let sold = self.orders.change(&id.0, |order| {
+                    let order = order.as_mut()?;
                     order.is_sold = true;
-                    let order = order.clone();
+                    Some(order.clone())
+                });
+                if let Some(order) = sold {
                     self.sold(day, &order.country, &order.lines);
                 }
             }
             order::Event::Cancelled { .. } => {
-                let order = self.orders.change(&id.0).take();
+                let order = self.orders.change(&id.0, Option::take);
                 if let Some(order) = order.filter(|order| order.is_sold) {
                     self.given_back(day, &order.country, &order.lines);
                 }
@@ -181,7 +191,8 @@ impl SalesWriter {
             order::Event::Imported { country, lines, .. } => {
                 self.sold(day, country, lines);
                 let country = country.clone();
-                *self.orders.change(&id.0) = Some(Order { id, country, is_sold: true, lines: Vec::new() });
+                let order = Order { id, country, is_sold: true, lines: Vec::new() };
+                self.orders.change(&id.0, |known| *known = Some(order));
             }
             order::Event::Returned(reversal) | order::Event::Refunded(reversal) => {
                 let country = self.orders.get(&id.0).map(|order| order.country.clone());

@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
 use crate::catalog::{LEVELS, after};
-use crate::copy;
+use crate::insert;
 use crate::projection::{Happened, Key, Projection, Writer};
-use crate::rows::{self, Rows, Table, storable};
+use crate::rows::{self, ROW_BYTES, Rows, Table, storable};
 use words::{known_words, plain};
 
 pub use query::{Facet, Filter, Found, Hit, Place, search};
@@ -159,11 +159,15 @@ impl Writer for SearchWriter {
             for happened in batch {
                 let sku = happened.stream.id().to_owned();
                 match happened.event {
-                    Event::Product(event) => fold(self.products.change(&sku), &sku, event),
+                    Event::Product(event) => {
+                        self.products.change(&sku, |product| fold(product, &sku, event));
+                    }
                     Event::Stock(event) => {
                         let new = || Availability { sku: sku.clone(), ..Availability::default() };
-                        let row = self.availability.change(&sku).get_or_insert_with(new);
-                        (row.on_hand, row.held) = after(event, row.on_hand, row.held);
+                        self.availability.change(&sku, |row| {
+                            let row = row.get_or_insert_with(new);
+                            (row.on_hand, row.held) = after(event, row.on_hand, row.held);
+                        });
                     }
                     Event::Cart(_) | Event::Order(_) | Event::Payment(_) => {}
                 }
@@ -189,14 +193,26 @@ impl Writer for SearchWriter {
     }
 }
 
+impl insert::Record for Product {
+    fn binary(&self, row: &mut insert::Row<'_>) {
+        row.text(&self.sku).jsonb(&self.details).jsonb(&self.price).bool(self.for_sale);
+    }
+}
+
 impl rows::Row for Product {
     const TABLE: Table =
         Table { name: "products", key: "sku", key_type: "text", columns: &["details", "price", "for_sale"] };
 
     type Key = String;
 
-    fn copy(&self, row: &mut copy::Row<'_>) {
-        row.text(&self.sku).jsonb(&self.details).jsonb(&self.price).bool(self.for_sale);
+    fn bytes(&self) -> usize {
+        ROW_BYTES + self.details.bytes()
+    }
+}
+
+impl insert::Record for Availability {
+    fn binary(&self, row: &mut insert::Row<'_>) {
+        row.text(&self.sku).int8(self.on_hand).int8(self.held);
     }
 }
 
@@ -205,10 +221,6 @@ impl rows::Row for Availability {
         Table { name: "availability", key: "sku", key_type: "text", columns: &["on_hand", "held"] };
 
     type Key = String;
-
-    fn copy(&self, row: &mut copy::Row<'_>) {
-        row.text(&self.sku).int8(self.on_hand).int8(self.held);
-    }
 }
 
 fn fold(known: &mut Option<Product>, sku: &str, event: &product::Event) {

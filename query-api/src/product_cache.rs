@@ -132,7 +132,7 @@ impl ProductCache {
     }
 
     fn look_at(&self, entry: &Entry) {
-        if let Some(stream) = &entry.stream
+        if let Some(stream) = entry.stream()
             && [product::CATEGORY, stock::CATEGORY].contains(&stream.category())
         {
             self.changed(stream.id(), entry.sequence);

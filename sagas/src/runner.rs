@@ -152,7 +152,7 @@ impl Sagas {
         entry: &Entry,
         queues: &Queues<(Kind, OrderId), Work>,
     ) -> Result<(), String> {
-        let is_followed = entry.stream.as_ref().is_none_or(|stream| FOLLOWED.contains(&stream.category()));
+        let is_followed = entry.stream().is_none_or(|stream| FOLLOWED.contains(&stream.category()));
         let commit = match &entry.commit {
             Err(error) if is_followed => return Err(error.to_string()),
             Err(_) => {

@@ -38,11 +38,24 @@ pub struct RebuildBody {
     pub keep_s: Option<u64>,
 }
 
+impl RebuildBody {
+    fn purpose(&self) -> Purpose {
+        let keep = self.keep_s.map_or(KEEP_DEFAULT, |seconds| Duration::from_secs(seconds.min(KEEP_MAX_S)));
+        Purpose::Replace { verify: self.verify, keep }
+    }
+}
+
 /// The read model that it's about.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Version {
     pub projection: String,
     pub version: i32,
+}
+
+/// The read models that it's about.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct Versions {
+    pub data: Vec<Version>,
 }
 
 /// The admin API's routes.
@@ -57,6 +70,7 @@ pub fn router(builds: Builds) -> Router {
         .routes(routes!(all))
         .routes(routes!(one))
         .routes(routes!(rebuild))
+        .routes(routes!(rebuild_all))
         .routes(routes!(begin_verification))
         .routes(routes!(verification))
         .routes(routes!(cancel))
@@ -114,10 +128,23 @@ async fn rebuild(
     Path(projection): Path<String>,
     JsonBody(body): JsonBody<RebuildBody>,
 ) -> Result<(StatusCode, Json<Version>), Problem> {
-    let keep = body.keep_s.map_or(KEEP_DEFAULT, |seconds| Duration::from_secs(seconds.min(KEEP_MAX_S)));
-    let purpose = Purpose::Replace { verify: body.verify, keep };
-    let version = builds.begin(&projection, purpose).await.map_err(problem)?;
+    let version = builds.begin(&projection, body.purpose()).await.map_err(problem)?;
     Ok((StatusCode::ACCEPTED, Json(Version { projection, version })))
+}
+
+/// Build all read models anew, beside the live ones, over one reading of the log
+#[utoipa::path(post, path = "/admin/projections/rebuild", tag = "projections", request_body = RebuildBody,
+    responses(
+    (status = 202, description = "Begun, each", body = Versions),
+    (status = 409, description = "`refused`: one is under way, and none was begun", body = Problem),
+    (status = 503, description = "`unavailable`", body = Problem)))]
+async fn rebuild_all(
+    State(builds): State<Arc<Builds>>,
+    JsonBody(body): JsonBody<RebuildBody>,
+) -> Result<(StatusCode, Json<Versions>), Problem> {
+    let begun = builds.begin_all(body.purpose()).await.map_err(problem)?.into_iter();
+    let data = begun.map(|(name, version)| Version { projection: name.to_owned(), version }).collect();
+    Ok((StatusCode::ACCEPTED, Json(Versions { data })))
 }
 
 /// Compare the live read model with one that is built anew for it

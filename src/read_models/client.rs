@@ -59,14 +59,6 @@ impl Client {
         Ok(data)
     }
 
-    /// Of all projections.
-    pub async fn names(&self) -> anyhow::Result<Vec<String>> {
-        let mut names: Vec<String> =
-            self.status(None).await?.into_iter().map(|model| model.projection).collect();
-        names.dedup();
-        Ok(names)
-    }
-
     pub async fn post<T: DeserializeOwned>(&self, path: &str, body: Option<Value>) -> anyhow::Result<T> {
         self.ask(Method::POST, &format!("/projections/{path}"), body).await
     }

@@ -8,12 +8,12 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use client::Client;
+use client::{Client, segment};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use projections::status::ReadModelStatus;
 
 use crate::addresses;
-use crate::admin::{RebuildBody, Version};
+use crate::admin::{RebuildBody, Version, Versions};
 use crate::config::{Projections, ProjectionsWhat};
 
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
@@ -33,11 +33,7 @@ pub async fn run(options: Projections) -> anyhow::Result<ExitCode> {
         ProjectionsWhat::Status { name, watch, json } => status(&client, name.as_deref(), watch, json).await,
         ProjectionsWhat::Rebuild { name, all, verify, keep_old, no_wait } => {
             let body = RebuildBody { verify, keep_s: Some(keep_old.as_secs()) };
-            let names = match all {
-                true => client.names().await?,
-                false => name.into_iter().collect(),
-            };
-            rebuild(&client, &names, &body, no_wait).await
+            rebuild(&client, name.filter(|_| !all).as_deref(), &body, no_wait).await
         }
         ProjectionsWhat::Verify { name } => verify(&client, &name).await,
         ProjectionsWhat::Rollback { name } => {
@@ -83,18 +79,20 @@ async fn status(client: &Client, name: Option<&str>, watch: bool, json: bool) ->
     }
 }
 
+/// Without a name, of all projections.
 async fn rebuild(
     client: &Client,
-    names: &[String],
+    name: Option<&str>,
     body: &RebuildBody,
     no_wait: bool,
 ) -> anyhow::Result<ExitCode> {
-    let mut begun = Vec::new();
-    for name in names {
-        let version: Version =
-            client.post(&format!("{name}/rebuild"), Some(serde_json::to_value(body)?)).await?;
-        println!("building {}_v{} beside the live one", version.projection, version.version);
-        begun.push(version);
+    let body = Some(serde_json::to_value(body)?);
+    let begun = match name {
+        Some(name) => vec![client.post(&format!("{}/rebuild", segment(name)), body).await?],
+        None => client.post::<Versions>("rebuild", body).await?.data,
+    };
+    for Version { projection, version } in &begun {
+        println!("building {projection}_v{version} beside the live one");
     }
     if no_wait {
         return Ok(ExitCode::SUCCESS);

@@ -13,8 +13,8 @@ use crate::log::{ReadError, Stored};
 pub struct Entry {
     /// Position in the log.
     pub sequence: u64,
-    /// Nothing, if neither the commit nor its subject tells.
-    pub stream: Option<StreamId>,
+    /// Of a commit that is not readable, if its subject tells.
+    subject: Option<StreamId>,
     pub commit: Result<Commit, DecodeError>,
     body: Bytes,
     events: OnceLock<Vec<Result<Option<Event>, DecodeError>>>,
@@ -24,8 +24,7 @@ impl Entry {
     #[must_use]
     pub fn new(stored: Stored) -> Self {
         let Stored { sequence, commit, body } = stored;
-        let stream = Some(commit.stream.clone());
-        Self { sequence, stream, commit: Ok(commit), body, events: OnceLock::new() }
+        Self { sequence, subject: None, commit: Ok(commit), body, events: OnceLock::new() }
     }
 
     /// One whose commit this build can't read.
@@ -34,11 +33,16 @@ impl Entry {
     /// The error given, if it is not about a commit.
     pub fn unreadable(error: ReadError) -> Result<Self, ReadError> {
         match error {
-            ReadError::Unreadable { sequence, stream, body, source } => {
-                Ok(Self { sequence, stream, commit: Err(source), body, events: OnceLock::new() })
+            ReadError::Unreadable { sequence, stream: subject, body, source } => {
+                Ok(Self { sequence, subject, commit: Err(source), body, events: OnceLock::new() })
             }
             error @ ReadError::Unavailable(_) => Err(error),
         }
+    }
+
+    /// Nothing, if neither the commit nor its subject tells.
+    pub fn stream(&self) -> Option<&StreamId> {
+        self.commit.as_ref().map_or(self.subject.as_ref(), |commit| Some(&commit.stream))
     }
 
     /// The commit's events in their present form, in order; none for those that the rules don't know.

@@ -12,17 +12,20 @@ use crate::follow;
 use crate::log::{EventLog, ReadError};
 
 /// Most bytes of commits that wait for a follower, so that memory is bounded however long the log is.
-const BYTES_MAX: usize = 16 * 1024 * 1024;
+const BYTES_MAX: usize = 8 * 1024 * 1024;
 const ENTRIES_MAX: usize = 30_000;
 
 /// Commits that all followers have passed and that are kept, for those who come a little later.
 const HISTORY: usize = 256;
 
+/// Bytes of such commits while there are many to read: those who begin a build begin nearly at a time.
+const HISTORY_BYTES: usize = 1024 * 1024;
+
 /// Commits that are handed over at a time.
 const CHUNK: usize = 256;
 
 /// How long others wait for a follower that does not move.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(super) struct Reading {
     window: Mutex<Window>,
@@ -41,6 +44,8 @@ struct Window {
     /// Up to where each follower has come.
     followers: BTreeMap<u64, u64>,
     next_number: u64,
+    /// There are few to read at a time.
+    is_at_the_end: bool,
     is_over: bool,
 }
 
@@ -52,6 +57,7 @@ impl Reading {
             last: after,
             followers: BTreeMap::new(),
             next_number: 0,
+            is_at_the_end: false,
             is_over: false,
         };
         let reading = Arc::new(Self {
@@ -115,6 +121,7 @@ impl Reading {
 
     fn push(&self, batch: Vec<Arc<Entry>>) {
         let mut window = self.window();
+        window.is_at_the_end = batch.len() < CHUNK;
         for entry in batch {
             window.bytes += entry.bytes();
             window.last = entry.sequence;
@@ -145,7 +152,7 @@ impl Window {
     /// Lets go of what all followers have passed; history is kept only while there is room for it.
     fn trim(&mut self) {
         let passed = self.followers.values().min().copied().unwrap_or(self.last);
-        while (self.entries.len() > HISTORY || self.bytes > BYTES_MAX / 2)
+        while (self.bytes > HISTORY_BYTES || self.is_at_the_end && self.entries.len() > HISTORY)
             && self.entries.front().is_some_and(|entry| entry.sequence <= passed)
         {
             let gone = self.entries.pop_front();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_nats::HeaderMap;
 use async_nats::header::{NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_EXPECTED_STREAM, NATS_MESSAGE_ID};
-use async_nats::jetstream::consumer::{DeliverPolicy, pull};
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::stream::{
     Config, DirectGetErrorKind, DiscardPolicy, RetentionPolicy, StorageType, Stream,
@@ -31,6 +31,13 @@ pub(crate) const ACK_LIMIT: Duration = Duration::from_secs(5);
 
 /// How often a reader that waits looks whether its connection is still the same.
 const CONNECTION_CHECK: Duration = Duration::from_millis(500);
+
+/// Messages on their way to a reader at a time, and their bytes: with few, it waits for more than it reads.
+const AHEAD_MAX: usize = 4_000;
+const AHEAD_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// When the server forgets a reader that has gone without a word.
+const READER_KEEP: Duration = Duration::from_secs(30);
 
 /// The window of the server's own deduplication: a second belt, bound to the content.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
@@ -112,13 +119,21 @@ impl JetStreamLog {
         self.context.get_stream(STREAM).await.map_err(Unavailable::because)
     }
 
-    async fn consume(&self, after: u64) -> Result<pull::Ordered, Unavailable> {
-        let from = pull::OrderedConfig {
+    /// A consumer without a filter and without acknowledgements, like the client library's ordered one,
+    /// which however has only 500 messages on their way; that none is missing is seen by their sequences.
+    async fn consume(&self, after: u64) -> Result<pull::Stream, Unavailable> {
+        let from = pull::Config {
             deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: after + 1 },
+            ack_policy: AckPolicy::None,
+            inactive_threshold: READER_KEEP,
+            memory_storage: true,
+            num_replicas: 1,
             ..Default::default()
         };
         let consumer = self.stream().await?.create_consumer(from).await.map_err(Unavailable::because)?;
-        consumer.messages().await.map_err(Unavailable::because)
+        let reading =
+            consumer.stream().max_messages_per_batch(AHEAD_MAX).max_bytes_per_batch(AHEAD_BYTES_MAX);
+        reading.messages().await.map_err(Unavailable::because)
     }
 
     /// How often the connection was made: another number is another connection.
@@ -130,7 +145,7 @@ impl JetStreamLog {
 /// A reader of the log, and where it is.
 struct Following {
     log: JetStreamLog,
-    messages: Option<pull::Ordered>,
+    messages: Option<pull::Stream>,
     connects: u64,
     last: u64,
 }

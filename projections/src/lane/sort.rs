@@ -33,7 +33,7 @@ impl Lane {
     }
 
     fn concerns(&self, entry: &Entry) -> bool {
-        let category = entry.stream.as_ref().map(domain::StreamId::category);
+        let category = entry.stream().map(domain::StreamId::category);
         // A commit of which not even the stream is known may be anybody's.
         category.is_none_or(|category| self.projection.categories().contains(&category))
     }
@@ -95,7 +95,7 @@ impl Lane {
     /// Sets an event aside that is not readable: whose rows it touches is not known, so its stream waits.
     fn set_aside(&self, entry: &Entry, index: u32, kind: &str, reason: String, letters: &mut Letters) {
         let position = entry.sequence;
-        let key = match &entry.stream {
+        let key = match entry.stream() {
             Some(stream) => stream.id().to_owned(),
             None => format!("position-{position}"),
         };
@@ -103,7 +103,7 @@ impl Lane {
             return;
         }
         let reason = Some(reason).filter(|_| !letters.holds(&key));
-        let stream = entry.stream.as_ref().map(ToString::to_string).unwrap_or_default();
+        let stream = entry.stream().map(ToString::to_string).unwrap_or_default();
         letters.add(Letter { key, position, index, stream, kind: kind.to_owned(), reason });
     }
 }

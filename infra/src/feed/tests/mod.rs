@@ -174,6 +174,6 @@ async fn what_is_not_readable_is_handed_out_with_the_rest() {
     }
     let readable: Vec<bool> = seen.iter().map(|entry| entry.commit.is_ok()).collect();
     assert_eq!(readable, [true, false, true]);
-    assert_eq!(seen[1].stream, Some(stream));
+    assert_eq!(seen[1].stream(), Some(&stream));
     assert!(matches!(seen[2].events()[..], [Ok(Some(_))]));
 }
