@@ -6,9 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use infra::feed::Feed;
 use infra::lanes::{Advance, Worker};
-use infra::log::{Append, EventLog, Expected};
+use infra::log::{Append, EventLog, Expected, MemoryLog};
 use infra::read_models;
+use projections::Builds;
+use projections::builds::Purpose;
 use reqwest::Method;
 use rustix::process::{Signal, kill_process};
 use serde_json::Value;
@@ -263,6 +266,64 @@ async fn a_lease_that_was_lost_moves_nothing() {
     assert_eq!(new.begin(&mut connection).await.expect("answers"), Some(5));
     assert_eq!(new.advance(&mut connection, 0, 6, None, 1).await.expect("answers"), Advance::Lost);
     assert_eq!(new.advance(&mut connection, 5, 6, None, 1).await.expect("answers"), Advance::Done);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_comes_anew_gives_other_rights_than_the_last_of_its_name() {
+    let pool = crate::support::servers::database().await;
+    let readers = ["catalog_v1".to_owned()];
+    let mut worker = Worker::new(pool.clone(), "one".to_owned());
+    let old = worker.share(&readers).await.expect("shared").remove(0);
+    let mut connection = pool.acquire().await.expect("a connection");
+    let dropped = "delete from cartulary.lanes where reader = 'catalog_v1'";
+    sqlx::query(dropped).execute(&mut *connection).await.expect("dropped");
+    infra::lanes::add(&mut connection, "catalog_v1", 1).await.expect("added");
+    let new = worker.share(&readers).await.expect("shared").remove(0);
+    assert!(new.epoch > old.epoch, "{new:?} after {old:?}");
+    assert_eq!(old.advance(&mut connection, 0, 5, None, 5).await.expect("answers"), Advance::Lost);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_are_begun_or_none() {
+    let pool = crate::support::servers::database().await;
+    let log: Arc<dyn EventLog> = Arc::new(MemoryLog::default());
+    let builds = Builds::new(projections::all(), Feed::new(log), pool.clone());
+    let purpose = Purpose::Replace { verify: false, keep: Duration::ZERO };
+    builds.begin("sales", purpose).await.expect("begun");
+    let refused = builds.begin_all(purpose).await.expect_err("one is under way");
+    assert_eq!(refused.to_string(), "sales_v2 is building already");
+    let building = async || {
+        let models = read_models::all(&pool).await.expect("read models");
+        models.iter().filter(|model| model.state == "building").count()
+    };
+    assert_eq!(building().await, 1);
+    builds.cancel("sales").await.expect("cancelled");
+    let begun = builds.begin_all(purpose).await.expect("begun");
+    assert_eq!((begun.len(), building().await), (projections::all().len(), projections::all().len()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_still_looks_at_an_old_one_holds_up_nothing() {
+    let place = Place::new(&["command-api", "query-api", "projections"]).await;
+    let pool = place.pool().await;
+    let mut looking = pool.begin().await.expect("begun");
+    sqlx::query("select from catalog_v1.products").execute(&mut *looking).await.expect("looked at");
+    let (live, printed) = operate(&place.api.admin, &["rebuild", "--all", "--keep-old", "0s"]).await;
+    assert!(live, "{printed}");
+    let is_there = async |schema: &str| {
+        let there: bool = sqlx::query_scalar("select to_regnamespace($1) is not null")
+            .bind(schema)
+            .fetch_one(&pool)
+            .await
+            .expect("an answer");
+        there
+    };
+    for others in ["search_v1", "orders_v1", "carts_v1", "sales_v1"] {
+        eventually("the others are dropped", async || (!is_there(others).await).then_some(())).await;
+    }
+    assert!(is_there("catalog_v1").await, "somebody looks at it");
+    looking.rollback().await.expect("ended");
+    eventually("it is dropped as well", async || (!is_there("catalog_v1").await).then_some(())).await;
 }
 
 /// In a rolling upgrade, some lanes can be worked on by one process alone; its share must not be full of others.

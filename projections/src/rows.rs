@@ -237,3 +237,68 @@ fn clean(value: &mut Value) {
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+    use crate::insert;
+
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+    struct Note {
+        id: String,
+        text: String,
+    }
+
+    impl Record for Note {
+        fn binary(&self, row: &mut insert::Row<'_>) {
+            row.text(&self.id).text(&self.text);
+        }
+    }
+
+    impl Row for Note {
+        const TABLE: Table = Table { name: "notes", key: "id", key_type: "text", columns: &["text"] };
+
+        type Key = String;
+
+        fn bytes(&self) -> usize {
+            ROW_BYTES + self.text.len()
+        }
+    }
+
+    fn set(rows: &mut Rows<Note>, id: &str, bytes: usize) {
+        rows.change(&id.to_owned(), |note| *note = Some(Note { id: id.to_owned(), text: "x".repeat(bytes) }));
+    }
+
+    #[test]
+    fn long_texts_count_for_what_they_take() {
+        let mut rows = Rows::default();
+        set(&mut rows, "a", 10_000);
+        assert!((10_000..11_000).contains(&rows.pending_bytes()), "{}", rows.pending_bytes());
+        set(&mut rows, "a", 10_000);
+        assert!(rows.pending_bytes() < 11_000, "the same again takes no more");
+        set(&mut rows, "b", 5_000);
+        assert!(rows.pending_bytes() > 15_000);
+        rows.settle();
+        assert_eq!((rows.pending_bytes(), rows.known.len()), (0, 2));
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_however_few_rows_they_are() {
+        let mut rows = Rows::default();
+        for number in 0..1_000 {
+            set(&mut rows, &number.to_string(), 100_000);
+            rows.settle();
+            let kept: usize =
+                rows.known.values().filter_map(|known| known.now.as_ref()).map(Row::bytes).sum();
+            assert!(kept <= KEPT_BYTES_MAX + 100_000 + ROW_BYTES, "{kept} bytes of {number} rows");
+        }
+    }
+
+    #[test]
+    fn postgres_gets_no_nul() {
+        let json = storable(&[Note { id: "a\0b".to_owned(), text: "\\u0000 in words".to_owned() }]).unwrap();
+        assert_eq!(json, r#"[{"id":"a�b","text":"\\u0000 in words"}]"#);
+    }
+}

@@ -34,14 +34,14 @@ pub(crate) struct Known {
     /// Version of the read model that it was read from.
     pub model: i32,
     pub position: u64,
-    /// Where the log has a change of the product after that; `u64::MAX` if nowhere, and 0 while that is not
+    /// From where on it is not true any more; `u64::MAX` if nowhere, and 0 while that is not
     /// known.
-    changed_at: AtomicU64,
+    untrue_from: AtomicU64,
 }
 
 impl Known {
     pub fn new(json: Box<RawValue>, etag: String, model: i32, position: u64) -> Self {
-        Self { json, etag, model, position, changed_at: AtomicU64::new(0) }
+        Self { json, etag, model, position, untrue_from: AtomicU64::new(0) }
     }
 }
 
@@ -79,7 +79,7 @@ impl ProductCache {
         // First the position, then whether there was a change: what comes in between is not missed.
         let position = self.looked_at.load(Ordering::Acquire);
         let known = self.answers.get(sku).filter(|known| known.model == model)?;
-        let is_true = known.changed_at.load(Ordering::Acquire) > position;
+        let is_true = known.untrue_from.load(Ordering::Acquire) > position;
         let position = position.max(known.position);
         (is_true && position >= least).then_some((known, position))
     }
@@ -94,7 +94,7 @@ impl ProductCache {
         // finds it there, and lowers what is said here.
         self.answers.insert(sku.to_owned(), known.clone());
         let changes = self.changes();
-        known.changed_at.store(changes.since_position(sku, known.position), Ordering::Release);
+        known.untrue_from.store(changes.untrue_from(sku, known.position), Ordering::Release);
     }
 
     fn changed(&self, sku: &str, position: u64) {
@@ -102,7 +102,7 @@ impl ProductCache {
         if let Some(known) = self.answers.get(sku)
             && known.position < position
         {
-            known.changed_at.fetch_min(position, Ordering::AcqRel);
+            known.untrue_from.fetch_min(position, Ordering::AcqRel);
         }
     }
 
@@ -154,14 +154,15 @@ impl Changes {
         }
     }
 
-    /// Where the product was changed after the position; `u64::MAX` if nowhere, and 0 if that is not
-    /// remembered.
-    fn since_position(&self, sku: &str, position: u64) -> u64 {
+    /// From where on what was read at the position is not true any more: right behind it if the product was
+    /// changed since, because only its last change is remembered; `u64::MAX` if it was not, and 0 if that is
+    /// not remembered.
+    fn untrue_from(&self, sku: &str, position: u64) -> u64 {
         if position < self.since {
             return 0;
         }
         let last = self.recent.get(sku).or_else(|| self.earlier.get(sku));
-        last.copied().filter(|last| *last > position).unwrap_or(u64::MAX)
+        if last.is_some_and(|last| *last > position) { position + 1 } else { u64::MAX }
     }
 }
 
@@ -221,6 +222,31 @@ mod tests {
         assert!(cache.get("MUG", 1, 0).is_none(), "it may have changed at 6");
         cache.put("MUG", known(2 * CHANGES_MAX as u64));
         assert!(cache.get("MUG", 1, 0).is_some());
+    }
+
+    /// Every position changes the product, so what was read at one is true there alone.
+    #[test]
+    fn no_answer_is_older_than_it_says_whoever_comes_first() {
+        const LAST: u64 = 200_000;
+        let cache = looking(1);
+        std::thread::scope(|scope| {
+            scope.spawn(|| (2..=LAST).for_each(|position| see(&cache, "MUG", position)));
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    loop {
+                        let position = cache.looked_at.load(Ordering::Acquire);
+                        cache.put("MUG", known(position));
+                        if let Some((known, claimed)) = cache.get("MUG", 1, 0) {
+                            assert_eq!(known.position, claimed);
+                        }
+                        if position == LAST {
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(cache.get("MUG", 1, 0).map(|(_, claimed)| claimed), Some(LAST));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use crate::support::eventually;
 use crate::support::shop::{self, product, shared};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -48,6 +49,29 @@ async fn a_product_is_created_shown_and_changed() {
     assert_eq!(shop.get_at(&path, withdrawn.position()).await.problem(), (404, "product_not_found", ""));
     let found = shop.get_at(&format!("/v1/search?q={sku}"), withdrawn.position()).await;
     assert_eq!(found.body["total"], 0, "{}", found.body);
+}
+
+/// What a cart shows is not all its own: a price may change without a word to it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cart_that_shows_something_else_has_another_etag() {
+    let shop = shared().await;
+    let sku = shop.product("etag", 1).await;
+    let path = format!("/v1/carts/{}", shop.cart(&sku, 1).await);
+    let before = eventually("the line is there", async || {
+        let cart = shop.get(&path).await;
+        (!cart.body["lines"].as_array()?.is_empty()).then_some(cart)
+    })
+    .await;
+    let product = shop.get(&format!("/v1/products/{sku}")).await;
+    let price = shop.request(Method::POST, &format!("/v1/products/{sku}/price"));
+    let price = price.header("If-Match", product.header("etag"));
+    let priced = shop.send(price.json(&json!({"amount": 1, "currency": "GBP"}))).await;
+    assert_eq!(priced.status, 200, "{priced:?}");
+    let after = shop.get_at(&path, priced.position()).await;
+    assert_eq!(after.body["total"]["amount"], 1);
+    assert_ne!(after.header("etag"), before.header("etag"));
+    let version = |answer: &shop::Answer| answer.header("etag").split('-').next().map(str::to_owned);
+    assert_eq!(version(&after), version(&before), "If-Match compares what is the cart's own");
 }
 
 #[tokio::test(flavor = "multi_thread")]

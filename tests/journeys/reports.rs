@@ -60,5 +60,9 @@ async fn a_report_that_is_not_there_is_refused() {
         let answer = shop.get(&format!("/v1/reports/sales?{query}")).await;
         assert_eq!(answer.problem(), (400, "invalid_parameter", ""), "{query}");
     }
-    assert_eq!(shop.get("/v1/reports/sales?by=day&after=zz").await.problem().1, "invalid_cursor");
+    let with_nul: String = r#"["\u0000","GBP"]"#.bytes().map(|byte| format!("{byte:02x}")).collect();
+    for cursor in ["zz", "5b", &with_nul] {
+        let answer = shop.get(&format!("/v1/reports/sales?by=product&after={cursor}")).await;
+        assert_eq!(answer.problem().1, "invalid_cursor", "{cursor}");
+    }
 }
