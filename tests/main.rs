@@ -12,6 +12,7 @@ mod log_contract;
 mod projections;
 mod read_models;
 mod safety;
+mod sagas;
 mod simulation;
 mod snapshots;
 mod support;

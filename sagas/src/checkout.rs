@@ -21,7 +21,7 @@ use domain::{Aggregate, CartId, Command, Event as Happened, Money, OrderId, Sku}
 use domain::{cart, order, payment, stock};
 use serde::{Deserialize, Serialize};
 
-use crate::saga::{Action, Input};
+use crate::saga::{Action, Due, Input, Summary};
 
 pub const NAME: &str = "checkout";
 
@@ -66,6 +66,24 @@ enum Stage {
     Releasing,
     Cancelling,
     Cancelled,
+}
+
+impl Stage {
+    fn name(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Placing => "placing",
+            Self::Reserving => "reserving",
+            Self::Authorizing => "authorizing",
+            Self::Confirming => "confirming",
+            Self::Capturing => "capturing",
+            Self::Completed => "completed",
+            Self::UndoingPayment => "undoing_payment",
+            Self::Releasing => "releasing",
+            Self::Cancelling => "cancelling",
+            Self::Cancelled => "cancelled",
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -259,6 +277,21 @@ impl Checkout {
         }
     }
 
+    /// Where it has come to; nothing before it has begun.
+    #[must_use]
+    pub fn summary(&self) -> Option<Summary> {
+        let quote = self.quote.as_ref()?;
+        let is_waiting = self.reason.is_none() && self.waits_for_buyer();
+        let due = is_waiting.then_some(Due { timer: DEADLINE, generation: 0, at: quote.deadline });
+        let is_over = matches!(self.stage, Stage::Completed | Stage::Cancelled);
+        Some(Summary { stage: self.stage.name(), reason: self.reason.map(Reason::code), is_over, due })
+    }
+
+    /// Later, the money is there, and what remains takes no buyer.
+    fn waits_for_buyer(&self) -> bool {
+        matches!(self.stage, Stage::Placing | Stage::Reserving | Stage::Authorizing)
+    }
+
     fn set_line(&mut self, sku: &Sku, state: LineState) {
         if let Some(line) = self.lines.get_mut(sku) {
             *line = state;
@@ -360,8 +393,7 @@ impl Draft {
     }
 
     fn deadline(&mut self) {
-        // Later, the money is there, and what remains takes no buyer.
-        if matches!(self.state.stage, Stage::Placing | Stage::Reserving | Stage::Authorizing) {
+        if self.state.waits_for_buyer() {
             self.fail(Reason::PaymentTimedOut);
         }
     }
