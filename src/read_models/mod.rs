@@ -37,12 +37,14 @@ pub async fn run(options: Projections) -> anyhow::Result<ExitCode> {
         }
         ProjectionsWhat::Verify { name } => verify(&client, &name).await,
         ProjectionsWhat::Rollback { name } => {
-            let Version { projection, version } = client.post(&format!("{name}/rollback"), None).await?;
+            let Version { projection, version } =
+                client.post(&format!("{}/rollback", segment(&name)), None).await?;
             println!("{projection}_v{version} is live again");
             Ok(ExitCode::SUCCESS)
         }
         ProjectionsWhat::CutOver { name } => {
-            let Version { projection, version } = client.post(&format!("{name}/cut-over"), None).await?;
+            let Version { projection, version } =
+                client.post(&format!("{}/cut-over", segment(&name)), None).await?;
             println!("{projection}_v{version} is live");
             Ok(ExitCode::SUCCESS)
         }
@@ -179,7 +181,7 @@ fn end(model: Option<&ReadModelStatus>) -> Option<End> {
 }
 
 async fn verify(client: &Client, name: &str) -> anyhow::Result<ExitCode> {
-    let build: Version = client.post(&format!("{name}/verify"), None).await?;
+    let build: Version = client.post(&format!("{}/verify", segment(name)), None).await?;
     let bars = MultiProgress::new();
     let comparing = async {
         loop {
