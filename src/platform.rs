@@ -107,7 +107,7 @@ impl Platform {
         }
         let read_models = shared.read_models.clone();
         workers.spawn(async move { read_models.run().await });
-        let admin = match roles.contains(&Role::Projections) {
+        let admin = match roles.contains(&Role::Projections) || roles.contains(&Role::Sagas) {
             true => Some(listen(options.admin_host, options.admin_port, USUAL_ADMIN_PORT).await?),
             false => None,
         };

@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use rustix::process::{Signal, kill_process};
+use serde_json::{Value, json};
 use sqlx::PgPool;
 use uuid::Uuid;
 
 use crate::support::customer::Client;
-use crate::support::eventually;
 use crate::support::servers::{Nats, database_url};
-use crate::support::shop::Roles;
+use crate::support::shop::{Roles, Shop, operate_sagas};
+use crate::support::{Folder, eventually};
 
 /// How soon a worker's lanes are to be somebody else's, whatever happened to it.
 const TAKEOVER_LIMIT: Duration = Duration::from_secs(10);
@@ -121,4 +122,131 @@ async fn processes_share_the_sagas_and_replace_each_other() {
         (client.stock(&sku).await == (i64::from(UNITS) - sold, 0)).then_some(())
     })
     .await;
+}
+
+/// The provider's books, out of its reach for a while.
+async fn provider_is_down(shop: &Shop, is_down: bool) {
+    let pool = PgPool::connect(&shop.addresses.postgres).await.expect("Postgres answers");
+    let rename = match is_down {
+        true => "alter table sandbox.operations rename to out_of_reach",
+        false => "alter table sandbox.out_of_reach rename to operations",
+    };
+    sqlx::query(rename).execute(&pool).await.expect("renamed");
+    pool.close().await;
+}
+
+/// What `cartulary sagas show` tells; nothing before the sagas have heard of the order.
+async fn story(shop: &Shop, order: &str) -> Value {
+    let (found, printed) = operate_sagas(&shop.addresses.admin, &["show", order, "--json"]).await;
+    if !found {
+        assert!(printed.contains("there is no order with this id"), "{printed}");
+        return Value::Null;
+    }
+    serde_json::from_str(&printed).expect("JSON")
+}
+
+fn steps(story: &Value) -> Vec<&str> {
+    let steps = story["steps"].as_array().into_iter().flatten();
+    steps.map(|step| step["type"].as_str().expect("a type")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn operators_see_what_is_stuck_and_get_it_going() {
+    let shop = Shop::start(Folder::new()).await;
+    let admin = &shop.addresses.admin;
+    let sku = shop.product("stuck", 5).await;
+    let (fine, printed) = operate_sagas(admin, &["stuck"]).await;
+    assert!(fine && printed.contains("nothing is stuck"), "{printed}");
+    provider_is_down(&shop, true).await;
+    let order = shop.check_out(&shop.cart(&sku, 1).await, "tok_approve").await;
+    eventually("its outcome is unknown", async || {
+        steps(&story(&shop, &order).await).contains(&"payment.outcome_unknown").then_some(())
+    })
+    .await;
+    let printed = eventually("it is stuck", async || {
+        let (retried, printed) = operate_sagas(admin, &["retry", &order]).await;
+        assert!(retried, "{printed}");
+        let (fine, printed) = operate_sagas(admin, &["stuck"]).await;
+        (!fine).then_some(printed)
+    })
+    .await;
+    assert!(printed.contains(&order) && printed.contains("authorize"), "{printed}");
+    let (_, printed) = operate_sagas(admin, &["status"]).await;
+    assert!(printed.contains("authorizing"), "{printed}");
+    provider_is_down(&shop, false).await;
+    let (retried, printed) = operate_sagas(admin, &["retry", &order]).await;
+    assert!(retried, "{printed}");
+    assert_eq!(shop.settled(&order).await["status"], "confirmed");
+    eventually("nothing is stuck any more", async || operate_sagas(admin, &["stuck"]).await.0.then_some(()))
+        .await;
+    // Whatever is asked for once more is recognised.
+    let (retried, printed) = operate_sagas(admin, &["retry", &order]).await;
+    assert!(retried, "{printed}");
+    let story = story(&shop, &order).await;
+    let times = |kind: &str| steps(&story).iter().filter(|step| **step == kind).count();
+    assert_eq!((times("payment.authorized"), times("order.confirmed"), times("payment.captured")), (1, 1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_abandoned_checkout_takes_everything_back() {
+    let shop = Shop::start(Folder::new()).await;
+    let admin = &shop.addresses.admin;
+    let sku = shop.product("abandoned", 5).await;
+    provider_is_down(&shop, true).await;
+    let order = shop.check_out(&shop.cart(&sku, 2).await, "tok_approve").await;
+    eventually("its outcome is unknown", async || {
+        steps(&story(&shop, &order).await).contains(&"payment.outcome_unknown").then_some(())
+    })
+    .await;
+    let (abandoned, printed) =
+        operate_sagas(admin, &["abandon", &order, "--reason", "the buyer called"]).await;
+    assert!(abandoned && printed.contains("the buyer called"), "{printed}");
+    let during = story(&shop, &order).await;
+    assert!(!steps(&during).contains(&"checkout.release_begun"), "the money comes first: {during}");
+    provider_is_down(&shop, false).await;
+    let (retried, printed) = operate_sagas(admin, &["retry", &order]).await;
+    assert!(retried, "{printed}");
+    let settled = shop.settled(&order).await;
+    assert_eq!((&settled["status"], &settled["reason"]), (&json!("cancelled"), &json!("abandoned")));
+    assert_eq!(shop.stock(&sku).await, (5, 0));
+    let after = story(&shop, &order).await;
+    let undone: Vec<&str> = after["steps"]
+        .as_array()
+        .expect("steps")
+        .iter()
+        .filter(|step| step["is_undo"] == true)
+        .filter_map(|step| step["type"].as_str())
+        .collect();
+    assert!(
+        undone.contains(&"checkout.line_released") && !undone.contains(&"checkout.line_held"),
+        "{undone:?}"
+    );
+
+    let unknown = Uuid::now_v7().to_string();
+    for arguments in
+        [vec!["show", &unknown], vec!["retry", &unknown], vec!["abandon", &unknown, "--reason", "x"]]
+    {
+        let (succeeded, printed) = operate_sagas(admin, &arguments).await;
+        assert!(!succeeded && printed.contains("there is no order with this id"), "{printed}");
+    }
+    let (succeeded, printed) = operate_sagas(admin, &["abandon", &order, "--reason", " "]).await;
+    assert!(!succeeded && printed.contains("/reason"), "{printed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_timer_that_never_fires_is_made_up_for() {
+    let shop = Shop::start(Folder::new()).await;
+    let sku = shop.product("timer", 5).await;
+    let connection = infra::nats::connect(&shop.addresses.nats).await.expect("nats-server answers");
+    let timers = async_nats::jetstream::new(connection.client).get_stream("TIMERS").await.expect("timers");
+    let lost = tokio::spawn(async move {
+        loop {
+            timers.purge().filter("timer.>").await.expect("purged");
+            tokio::task::yield_now().await;
+        }
+    });
+    let order = shop.check_out(&shop.cart(&sku, 1).await, "tok_lost").await;
+    assert_eq!(shop.settled(&order).await["status"], "confirmed");
+    assert!(!lost.is_finished());
+    lost.abort();
 }

@@ -88,6 +88,13 @@ pub(crate) async fn migrate(connection: &mut PgConnection) -> Result<(), sqlx::E
          ) with (fillfactor = 70);
          create index if not exists sagas_due on cartulary.sagas (deadline) where deadline is not null;
          create index if not exists sagas_over on cartulary.sagas (since) where is_over;
+         create table if not exists cartulary.saga_calls (
+             id uuid primary key,
+             partition int not null,
+             call text not null,
+             reason text,
+             at timestamptz not null default clock_timestamp()
+         );
          create table if not exists cartulary.saga_troubles (
              saga text not null,
              id uuid not null,
@@ -261,6 +268,15 @@ fn row(kind: Kind, id: OrderId, Known { version, summary }: &Known) -> Row {
     }
 }
 
+/// What an operator wants done with a saga.
+#[derive(Debug, FromRow)]
+pub(crate) struct Called {
+    pub id: Uuid,
+    pub call: String,
+    pub reason: Option<String>,
+    pub at: DateTime<Utc>,
+}
+
 /// A timer whose time has come.
 #[derive(Debug, FromRow)]
 pub(crate) struct Overdue {
@@ -286,6 +302,30 @@ pub(crate) async fn overdue(
     .bind(DUE_MAX)
     .fetch_all(connection)
     .await
+}
+
+/// What operators want done in these partitions, in the order in which they asked.
+pub(crate) async fn calls(
+    partitions: &std::ops::RangeInclusive<u64>,
+    connection: &mut PgConnection,
+) -> Result<Vec<Called>, sqlx::Error> {
+    sqlx::query_as(
+        "select id, call, reason, at from cartulary.saga_calls where partition between $1 and $2 order by at",
+    )
+    .bind(partitions.start().cast_signed())
+    .bind(partitions.end().cast_signed())
+    .fetch_all(connection)
+    .await
+}
+
+/// The call was taken up; one that came since stays.
+pub(crate) async fn taken_up(called: &Called, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query("delete from cartulary.saga_calls where id = $1 and at = $2")
+        .bind(called.id)
+        .bind(called.at)
+        .execute(connection)
+        .await?;
+    Ok(())
 }
 
 /// Forgets those that have been over for long.

@@ -28,7 +28,7 @@ const BACKOFF: Duration = Duration::from_secs(1);
 
 /// How late a timer may be before somebody else makes its call.
 const OVERDUE: Duration = Duration::from_secs(5);
-const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How a lane is doing, for readiness.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -165,6 +165,9 @@ impl Lane {
     async fn sweep(&self, queues: &Inputs) {
         loop {
             tokio::time::sleep(SWEEP_INTERVAL).await;
+            if let Err(error) = self.take_up_calls().await {
+                tracing::warn!(%error, "what was called for is done later");
+            }
             let before = self.sagas.clock.now() - OVERDUE;
             let overdue = async {
                 let mut connection = self.pool.acquire().await?;
@@ -190,6 +193,22 @@ impl Lane {
                 }
             }
         }
+    }
+
+    async fn take_up_calls(&self) -> Result<(), sqlx::Error> {
+        let mut connection = self.pool.acquire().await?;
+        for called in index::calls(&self.lease.partitions, &mut connection).await? {
+            match self.sagas.take_up(&called).await {
+                Ok(()) => {
+                    tracing::info!(order = %called.id, call = called.call, "an operator's call was taken up");
+                    index::taken_up(&called, &mut connection).await?;
+                }
+                Err(again) => {
+                    tracing::warn!(order = %called.id, call = called.call, %again, "a call is taken up later");
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Saves how far all is dealt with; ends when the lane is somebody else's.

@@ -1,5 +1,6 @@
 //! Sagas: events in, commands out, until a checkout has come to its good or its orderly end.
 
+mod calls;
 pub mod checkout;
 mod index;
 mod lane;
@@ -7,6 +8,7 @@ pub mod payment;
 mod queues;
 pub mod saga;
 mod settle;
+pub mod status;
 mod work;
 pub mod worker;
 

@@ -65,7 +65,7 @@ pub fn actions(input: &Input) -> Vec<Action> {
             | payment::Event::Voided {}
             | payment::Event::Refunded { .. } => Vec::new(),
         },
-        Input::Event { .. } => Vec::new(),
+        Input::Event { .. } | Input::Abandoned { .. } => Vec::new(),
         Input::Timer { generation, .. } => vec![Action::SettlePayment { generation: Some(*generation) }],
     }
 }

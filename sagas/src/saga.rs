@@ -16,6 +16,8 @@ pub enum Input {
     Event { stream: StreamId, event: Event, at: DateTime<Utc> },
     /// A timer of the saga's own fired.
     Timer { name: String, generation: u32 },
+    /// An operator wants it to end, and says why.
+    Abandoned { reason: String },
 }
 
 /// What a saga asks for.

@@ -80,6 +80,12 @@ pub(crate) struct Work {
 #[error("{0}")]
 pub(crate) struct Again(String);
 
+impl Again {
+    pub fn because(error: impl std::error::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
 impl From<Unavailable> for Again {
     fn from(error: Unavailable) -> Self {
         Self(error.to_string())
@@ -112,7 +118,7 @@ impl Sagas {
     }
 
     /// React, record, act: in this order, so that a crash in between repeats and loses nothing.
-    async fn try_to_deal_with(&self, work: &Work) -> Result<(), Again> {
+    pub(crate) async fn try_to_deal_with(&self, work: &Work) -> Result<(), Again> {
         let actions = match work.kind {
             Kind::Payment => {
                 if let Input::Event { event: Event::Payment(event), .. } = &work.input
@@ -124,7 +130,7 @@ impl Sagas {
             }
             Kind::Checkout => {
                 let time_to_pay = chrono::Duration::from_std(self.settings.time_to_pay);
-                let time_to_pay = time_to_pay.map_err(|error| Again(error.to_string()))?;
+                let time_to_pay = time_to_pay.map_err(Again::because)?;
                 let command = (work.input.clone(), time_to_pay);
                 let request = work.request("react", &work.input_name());
                 let recorded = self.checkouts.execute(work.order_id, &request, command).await?;
@@ -132,7 +138,7 @@ impl Sagas {
                     return Ok(());
                 }
                 let Loaded { state, version, .. } =
-                    self.checkouts.load(work.order_id).await.map_err(|error| Again(error.to_string()))?;
+                    self.checkouts.load(work.order_id).await.map_err(Again::because)?;
                 if let Some(summary) = state.summary() {
                     self.index.note(work.kind, work.order_id, version, summary);
                 }
@@ -145,7 +151,7 @@ impl Sagas {
         Ok(())
     }
 
-    async fn act(&self, work: &Work, action: Action) -> Result<(), Again> {
+    pub(crate) async fn act(&self, work: &Work, action: Action) -> Result<(), Again> {
         let (saga, id) = (work.kind.name(), work.order_id.to_string());
         match action {
             Action::Execute { step, command } => self.execute(&work.request(&step, &step), command).await,
@@ -171,7 +177,7 @@ impl Sagas {
 
     async fn settle_payment(&self, work: &Work, generation: Option<u32>) -> Result<(), Again> {
         let payment = self.executors.payments.load(work.order_id).await;
-        let payment = payment.map_err(|error| Again(error.to_string()))?;
+        let payment = payment.map_err(Again::because)?;
         let Some(request) = payment.state.open_request(work.order_id) else { return Ok(()) };
         if generation.is_some_and(|generation| generation != request.attempt) {
             return Ok(());
@@ -189,6 +195,7 @@ impl Work {
         match &self.input {
             Input::Event { stream, .. } => stream.to_string(),
             Input::Timer { name, generation } => format!("{name}/{generation}"),
+            Input::Abandoned { .. } => "abandoned".to_owned(),
         }
     }
 

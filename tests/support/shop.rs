@@ -75,7 +75,7 @@ impl Roles {
             .expect("the program starts");
         kill_at_the_end(process.id());
         let mut output = std::io::BufReader::new(process.stdout.take().expect("its output"));
-        let has_admin = arguments.contains(&"projections");
+        let has_admin = arguments.iter().any(|role| ["projections", "sagas"].contains(role));
         let told = tokio::task::spawn_blocking(move || {
             let mut told = |before: &str| {
                 let mut line = String::new();
@@ -188,8 +188,17 @@ impl Shop {
 
 /// Runs `cartulary projections` against an admin API; whether it succeeded, and what it printed.
 pub async fn operate(admin: &str, arguments: &[&str]) -> (bool, String) {
+    run_verb("projections", admin, arguments).await
+}
+
+/// The same with `cartulary sagas`.
+pub async fn operate_sagas(admin: &str, arguments: &[&str]) -> (bool, String) {
+    run_verb("sagas", admin, arguments).await
+}
+
+async fn run_verb(verb: &str, admin: &str, arguments: &[&str]) -> (bool, String) {
     let mut command = tokio::process::Command::new(PROGRAM);
-    command.arg("projections").args(arguments).args(["--admin-url", admin]).kill_on_drop(true);
+    command.arg(verb).args(arguments).args(["--admin-url", admin]).kill_on_drop(true);
     let output = command.output().await.expect("the program starts");
     let printed = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     (output.status.success(), printed.concat())
