@@ -1,7 +1,7 @@
 # What the README and the continuous integration call.
 
 .DEFAULT_GOAL := help
-.PHONY: help run servers build demo test soak check bench
+.PHONY: help run servers build demo test sim soak check bench
 
 CARTULARY := target/release/cartulary
 
@@ -25,6 +25,10 @@ demo: servers build ## Walk through a purchase and a declined one (CARTULARY_URL
 
 test: servers ## Run every test
 	cargo test --locked --workspace $(FAIL_POINTS)
+
+sim: ## Simulated checkouts in which everything goes wrong (SEEDS=20000 or SEEDS=900000..920000)
+	@SEEDS="$(SEEDS)" cargo test --locked --workspace $(FAIL_POINTS) --test system -- \
+		simulation::checkouts::every --nocapture
 
 soak: servers ## Kills, power cuts, full disks and lost connections under load (MINUTES=10 for each, ONLY=row_02)
 	@SOAK_MINUTES="$(MINUTES)" cargo test --locked --workspace $(FAIL_POINTS) --test system -- \

@@ -69,9 +69,8 @@ impl Inserts {
             1..=FEW => self.insert(transaction).await?,
             _ => self.copy(transaction).await?,
         }
-        self.rows = 0;
-        self.binary.clear();
-        self.json.clear();
+        // A lane that has caught up needs no room for many any more.
+        (self.rows, self.binary, self.json) = (0, Vec::new(), Vec::new());
         Ok(())
     }
 

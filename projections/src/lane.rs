@@ -184,6 +184,9 @@ impl Lane {
         letters.store(&mut transaction).await?;
         work.flush(&mut transaction).await?;
         transaction.commit().await?;
+        if work.commits >= MANY {
+            connection.shrink_buffers();
+        }
         work.written();
         self.status.send_replace(Status { position: to, stopped: None });
         self.commits_max = (self.commits_max * 2).min(work::COMMITS_MAX);

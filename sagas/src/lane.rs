@@ -1,28 +1,16 @@
-//! One lane of the sagas: hands what happened in its partitions to the sagas, and remembers how far it is.
+//! One lane of the sagas: follows the log for its partitions, remembers how far it is, and does what is called for.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::OrderId;
-use infra::feed::Entry;
 use infra::lanes::{Advance, Lease};
 use sqlx::{ConnectOptions, PgConnection, PgPool};
 use tokio::sync::watch;
 
+use crate::following::Following;
 use crate::index::{self, Overdue};
-use crate::queues::Queues;
-use crate::saga::Input;
-use crate::work::{Kind, Sagas, Work};
-use crate::worker::due;
-use crate::{checkout, payment};
+use crate::work::Sagas;
 
-/// Categories of the streams that sagas follow.
-const FOLLOWED: [&str; 4] =
-    [domain::cart::CATEGORY, domain::stock::CATEGORY, domain::order::CATEGORY, domain::payment::CATEGORY];
-
-/// Inputs in memory at a time: with more, reading the log waits.
-const WORK_MAX: usize = 1_024;
-const BATCH_MAX: usize = 1_000;
 const CHECKPOINT_INTERVAL: Duration = Duration::from_millis(200);
 const BACKOFF: Duration = Duration::from_secs(1);
 
@@ -38,8 +26,6 @@ pub struct Status {
     /// Why it can't go on, if it can't.
     pub stopped: Option<String>,
 }
-
-type Inputs = Queues<(Kind, OrderId), Work>;
 
 pub(crate) struct Lane {
     pub sagas: Arc<Sagas>,
@@ -61,11 +47,12 @@ impl Lane {
             }
         };
         self.status.send_modify(|status| status.position = position);
-        let queues = Queues::new(WORK_MAX, position);
+        let partitions = self.lease.partitions.clone();
+        let following = Following::new(self.sagas.clone(), partitions, position);
         tokio::select! {
-            () = self.follow(position, &queues) => {}
-            () = self.sweep(&queues) => {}
-            () = self.save(position, &queues, connection) => {}
+            () = following.run() => {}
+            () = self.sweep(&following) => {}
+            () = self.save(position, &following, connection) => {}
         }
         tracing::info!(lane = self.lease.lane, "somebody else has this lane of the sagas now");
     }
@@ -94,75 +81,8 @@ impl Lane {
         *connection = self.connection().await;
     }
 
-    async fn follow(&self, after: u64, queues: &Inputs) {
-        let mut follower = self.sagas.feed.follow(after);
-        loop {
-            for entry in follower.batch(BATCH_MAX).await {
-                while let Err(reason) = self.hand_in(&entry, queues).await {
-                    // Never skipped in silence: a build that knows the event goes on from here.
-                    tracing::error!(reason, position = entry.sequence, "the sagas can't go on");
-                    self.status.send_modify(|status| status.stopped = Some(reason.clone()));
-                    tokio::time::sleep(BACKOFF).await;
-                }
-                self.status.send_if_modified(|status| status.stopped.take().is_some());
-            }
-        }
-    }
-
-    /// Hands a commit's events to the sagas that follow them. What is not readable is passed over, if it
-    /// is of no stream that a saga follows.
-    async fn hand_in(&self, entry: &Entry, queues: &Inputs) -> Result<(), String> {
-        let is_followed = entry.stream().is_none_or(|stream| FOLLOWED.contains(&stream.category()));
-        let commit = match &entry.commit {
-            Err(error) if is_followed => return Err(error.to_string()),
-            Err(_) => {
-                queues.seen(entry.sequence);
-                return Ok(());
-            }
-            Ok(commit) => commit,
-        };
-        if !is_followed {
-            queues.seen(entry.sequence);
-            return Ok(());
-        }
-        if let Some(error) = entry.events().iter().find_map(|event| event.as_ref().err()) {
-            return Err(error.to_string());
-        }
-        for (recorded, event) in commit.events.iter().zip(entry.events()) {
-            let Ok(Some(event)) = event else { continue };
-            let stream = &commit.stream;
-            let followed = [
-                (Kind::Checkout, checkout::follows(stream.id(), event)),
-                (Kind::Payment, payment::follows(stream.id(), event)),
-            ];
-            for (kind, order_id) in followed {
-                let Some(order_id) = order_id.filter(|id| self.lease.partitions.contains(&id.partition()))
-                else {
-                    continue;
-                };
-                let (stream, event, at) = (stream.clone(), event.clone(), recorded.occurred_at);
-                let input = Input::Event { stream, event, at };
-                let (cause, correlation) = (recorded.id, commit.correlation);
-                let position = Some(entry.sequence);
-                self.push(queues, Work { kind, order_id, input, cause, correlation, position }).await;
-            }
-        }
-        queues.seen(entry.sequence);
-        Ok(())
-    }
-
-    async fn push(&self, queues: &Inputs, work: Work) {
-        let (key, position) = ((work.kind, work.order_id), work.position.unwrap_or(u64::MAX));
-        let sagas = self.sagas.clone();
-        let deal = move |work| {
-            let sagas = sagas.clone();
-            async move { sagas.deal_with(&work, None).await }
-        };
-        queues.push(key, work, position, deal).await;
-    }
-
     /// Looks for timers that should have fired by now, whatever became of them: their calls are made here.
-    async fn sweep(&self, queues: &Inputs) {
+    async fn sweep(&self, following: &Following) {
         loop {
             tokio::time::sleep(SWEEP_INTERVAL).await;
             if let Err(error) = self.take_up_calls().await {
@@ -184,13 +104,8 @@ impl Lane {
                 }
             };
             for Overdue { saga, id, timer, generation } in overdue {
-                let Some(work) = due(&saga, &id.to_string(), &timer, generation.cast_unsigned()) else {
-                    continue;
-                };
-                if !queues.is_busy(&(work.kind, work.order_id)) {
-                    tracing::info!(saga, %id, timer, "a timer that did not fire is made up for");
-                    self.push(queues, work).await;
-                }
+                tracing::info!(saga, %id, timer, "a timer that did not fire is made up for");
+                following.call(&saga, &id.to_string(), &timer, generation.cast_unsigned()).await;
             }
         }
     }
@@ -212,11 +127,12 @@ impl Lane {
     }
 
     /// Saves how far all is dealt with; ends when the lane is somebody else's.
-    async fn save(&self, mut saved: u64, queues: &Inputs, mut connection: PgConnection) {
+    async fn save(&self, mut saved: u64, following: &Following, mut connection: PgConnection) {
         loop {
             tokio::time::sleep(CHECKPOINT_INTERVAL).await;
-            let done = queues.done();
-            self.status.send_if_modified(|status| std::mem::replace(&mut status.position, done) != done);
+            let done = following.done();
+            let now = Status { position: done, stopped: following.stopped() };
+            self.status.send_if_modified(|status| std::mem::replace(status, now.clone()) != now);
             // Never behind the checkpoint: what it passes is not told again.
             if let Err(error) = self.sagas.index.store(&mut connection).await {
                 self.wait(&error, &mut connection).await;

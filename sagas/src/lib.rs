@@ -2,6 +2,7 @@
 
 mod calls;
 pub mod checkout;
+mod following;
 mod index;
 mod lane;
 pub mod payment;
@@ -18,6 +19,7 @@ mod spec;
 mod wire_format;
 
 pub use checkout::Checkout;
+pub use following::Following;
 pub use index::Index;
 pub use lane::Status;
 pub use work::{Sagas, Settings};

@@ -184,9 +184,10 @@ impl Sagas {
         }
         let outcome = settle(self.provider.as_ref(), &request, &self.clock).await;
         let name = format!("record/{}/{}", request.operation.code(), request.attempt);
+        // A repeat may hear something else than the first, which then is to be recorded as well.
+        let heard = Hash::of(format!("{outcome:?}").as_bytes());
         let record = Command::Payment(work.order_id, outcome);
-        // An outcome is what the provider said this time; a repeat may hear more than the first.
-        self.execute(&work.request(&format!("{name}/{}", Uuid::now_v7()), &name), record).await
+        self.execute(&work.request(&format!("{name}/{heard}"), &name), record).await
     }
 }
 

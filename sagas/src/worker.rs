@@ -4,18 +4,17 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use domain::{CommandId, OrderId};
+use domain::OrderId;
 use futures_util::StreamExt;
 use infra::lanes::{self, Tasks};
 use infra::timers::{Fired, JetStreamTimers, Timer};
 use sqlx::{Connection, PgPool};
 use tokio::sync::watch;
-use uuid::Uuid;
 
+use crate::following::due;
 use crate::index;
 use crate::lane::{Lane, Status};
 use crate::queues::Queues;
-use crate::saga::Input;
 use crate::work::{Kind, Sagas, Work};
 
 /// Name under which the sagas read the log.
@@ -155,13 +154,4 @@ impl Worker {
         // A firing has no position in the log to hold a checkpoint back at.
         queues.push(key, (work, fired), u64::MAX, deal).await;
     }
-}
-
-/// What a timer that is due means to its saga.
-pub(crate) fn due(saga: &str, id: &str, name: &str, generation: u32) -> Option<Work> {
-    let (kind, order_id): (Kind, OrderId) = (Kind::named(saga)?, id.parse().ok()?);
-    // The same firing, delivered again, has the same id.
-    let cause = Uuid::new_v5(&order_id.0, format!("timer/{saga}/{name}/{generation}").as_bytes());
-    let input = Input::Timer { name: name.to_owned(), generation };
-    Some(Work { kind, order_id, input, cause, correlation: CommandId(cause), position: None })
 }

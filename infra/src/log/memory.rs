@@ -8,15 +8,17 @@ use domain::{Commit, StreamId};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{BoxStream, StreamExt, unfold};
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use super::{Append, AppendError, EventLog, Expected, Message, PageOfStream, ReadError, Stored, Unavailable};
 
 /// A log that lives as long as its last clone.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct MemoryLog {
     commits: Arc<Mutex<Commits>>,
-    end: Arc<watch::Sender<u64>>,
+    /// There are more commits. It wakes in the order in which they wait, so that simulations run the same
+    /// again; a watch would wake in any order.
+    news: Arc<Notify>,
 }
 
 #[derive(Debug, Default)]
@@ -40,12 +42,6 @@ impl Commits {
     }
 }
 
-impl Default for MemoryLog {
-    fn default() -> Self {
-        Self { commits: Arc::default(), end: Arc::new(watch::Sender::new(0)) }
-    }
-}
-
 impl MemoryLog {
     fn commits(&self) -> MutexGuard<'_, Commits> {
         // No code below panics while it holds the lock, so a poisoned one is still whole.
@@ -58,7 +54,7 @@ impl MemoryLog {
             return Err(AppendError::Conflict);
         }
         let sequence = commits.push(message);
-        self.end.send_replace(sequence);
+        self.news.notify_waiters();
         Ok(sequence)
     }
 
@@ -72,8 +68,10 @@ impl MemoryLog {
             return Err(AppendError::Conflict);
         }
         let first = commits.messages.len() as u64 + 1;
-        let last = batch.iter().map(|append| commits.push(&append.message)).last();
-        self.end.send_replace(last.unwrap_or(first - 1));
+        for append in batch {
+            commits.push(&append.message);
+        }
+        self.news.notify_waiters();
         Ok(first)
     }
 
@@ -82,6 +80,19 @@ impl MemoryLog {
         let index = usize::try_from(sequence).ok().and_then(|sequence| sequence.checked_sub(1));
         let message = index.and_then(|index| commits.messages.get(index));
         message.map(|(stream, body)| stored(sequence, body, || Some(stream.clone()))).transpose()
+    }
+
+    /// The commit at the position, once it is there.
+    async fn next(&self, sequence: u64) -> Result<Stored, ReadError> {
+        loop {
+            let mut news = std::pin::pin!(self.news.notified());
+            // From here on, nothing is missed.
+            news.as_mut().enable();
+            if let Some(stored) = self.read_now(sequence)? {
+                return Ok(stored);
+            }
+            news.await;
+        }
     }
 
     fn load_page_now(&self, stream: &StreamId, after: u64, most: usize) -> Result<PageOfStream, ReadError> {
@@ -131,13 +142,9 @@ impl EventLog for MemoryLog {
     }
 
     fn follow(&self, after: u64) -> BoxStream<'static, Result<Stored, ReadError>> {
-        let state = (self.clone(), self.end.subscribe(), after);
-        unfold(state, |(log, mut end, last)| async move {
-            let next = last + 1;
-            // The sender lives in `log`, so waiting can only end with a new commit.
-            end.wait_for(|end| *end >= next).await.ok()?;
-            let item = log.read_now(next).transpose()?;
-            Some((item, (log, end, next)))
+        unfold((self.clone(), after), |(log, last)| async move {
+            let item = log.next(last + 1).await;
+            Some((item, (log, last + 1)))
         })
         .boxed()
     }
@@ -147,6 +154,6 @@ impl EventLog for MemoryLog {
     }
 
     fn end(&self) -> BoxFuture<'_, Result<u64, Unavailable>> {
-        async move { Ok(*self.end.borrow()) }.boxed()
+        async move { Ok(self.commits().messages.len() as u64) }.boxed()
     }
 }

@@ -1,0 +1,73 @@
+//! Timers that may not be taken, and fire for whoever asks, until somebody is done with them.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use chrono::{DateTime, Utc};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use infra::log::Unavailable;
+use infra::timers::{Timer, Timers};
+
+use super::Calm;
+
+type Name = (String, String, String);
+
+pub struct SimulatedTimers {
+    set: Mutex<BTreeMap<Name, Timer>>,
+    random: Mutex<fastrand::Rng>,
+    calm: Calm,
+}
+
+impl SimulatedTimers {
+    pub fn new(random: fastrand::Rng, calm: Calm) -> Self {
+        Self { set: Mutex::default(), random: Mutex::new(random), calm }
+    }
+
+    /// Those whose time has come.
+    pub fn due(&self, now: DateTime<Utc>) -> Vec<Timer> {
+        self.set.lock().expect("no panic").values().filter(|timer| timer.at <= now).cloned().collect()
+    }
+
+    /// Somebody is done with it; another one of its name may be set by now.
+    pub fn done(&self, timer: &Timer) {
+        let name = (timer.saga.clone(), timer.id.clone(), timer.name.clone());
+        let mut set = self.set.lock().expect("no panic");
+        if set.get(&name) == Some(timer) {
+            set.remove(&name);
+        }
+    }
+
+    fn answers(&self) -> Result<(), Unavailable> {
+        let fails = !self.calm.is_calm() && self.random.lock().expect("no panic").u32(0..100) < 10;
+        if fails { Err(Unavailable::because("no answer")) } else { Ok(()) }
+    }
+}
+
+impl Timers for SimulatedTimers {
+    fn set<'a>(&'a self, timer: &'a Timer) -> BoxFuture<'a, Result<(), Unavailable>> {
+        async move {
+            self.answers()?;
+            let name = (timer.saga.clone(), timer.id.clone(), timer.name.clone());
+            self.set.lock().expect("no panic").insert(name, timer.clone());
+            // It may have been set, and the answer be lost.
+            self.answers()
+        }
+        .boxed()
+    }
+
+    fn cancel<'a>(
+        &'a self,
+        saga: &'a str,
+        id: &'a str,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<(), Unavailable>> {
+        async move {
+            self.answers()?;
+            let name = (saga.to_owned(), id.to_owned(), name.to_owned());
+            self.set.lock().expect("no panic").remove(&name);
+            self.answers()
+        }
+        .boxed()
+    }
+}
