@@ -258,11 +258,11 @@ async fn buy(client: u128, shop: Arc<Executors>, mut random: fastrand::Rng) {
     assert!(insist(&shop.carts, cart_id, &request(client, "create"), cart::Command::Create).await);
     let offer = Offer { title: "A thing".into(), price: gbp(random.i64(1..5_000)) };
     let mut offers = BTreeMap::new();
-    for line in 0..random.usize(1..=SKUS.len()) {
-        let sku: Sku = SKUS[line].parse().expect("a SKU");
+    for sku in SKUS.iter().take(random.usize(1..=SKUS.len())) {
+        let (step, sku): (String, Sku) = (format!("line {sku}"), sku.parse().expect("a SKU"));
         offers.insert(sku.clone(), offer.clone());
         let set = cart::Command::SetLine { sku, quantity: random.u32(1..3), offer: Some(offer.clone()) };
-        assert!(insist(&shop.carts, cart_id, &request(client, &format!("line {line}")), set).await);
+        assert!(insist(&shop.carts, cart_id, &request(client, &step), set).await);
     }
     let token = random.choice(["tok_approve", "tok_approve", "tok_approve", "tok_decline"]).expect("one");
     let check_out = cart::Command::CheckOut(Box::new(CheckOut {
