@@ -210,8 +210,8 @@ pub struct Book {
     pub endpoints: BTreeMap<String, Endpoint>,
     /// By endpoint and event.
     pub deliveries: BTreeMap<(String, String), Delivery>,
-    /// Of those that are to be sent (again).
-    pub undelivered: BTreeSet<(String, String)>,
+    /// Of those that are to be sent (again): endpoint, when, and event.
+    pub undelivered: BTreeSet<(String, i64, String)>,
     pub saved: HashMap<String, Saved>,
     /// Intents and refunds that change by themselves.
     pub due: BTreeSet<(i64, String)>,
@@ -260,7 +260,7 @@ impl Book {
             }
             Change::EndpointDeleted { endpoint } => {
                 self.endpoints.remove(endpoint);
-                self.undelivered.retain(|(of, _)| of != endpoint);
+                self.undelivered.retain(|(of, _, _)| of != endpoint);
             }
             Change::Told { event } => self.told(event, record.number),
             Change::Tried { endpoint, event, outcome, at_ms, next_ms } => {
@@ -298,7 +298,7 @@ impl Book {
                 next_ms: Some(event.created_ms),
                 tried: Vec::new(),
             };
-            self.undelivered.insert(which.clone());
+            self.undelivered.insert((endpoint.id.clone(), event.created_ms, event.id.clone()));
             self.deliveries.insert(which, delivery);
         }
         self.events.insert(event.id.clone(), event.clone());
@@ -306,13 +306,33 @@ impl Book {
 
     fn tried(&mut self, which: (String, String), outcome: &str, at_ms: i64, next_ms: Option<i64>) {
         let Some(delivery) = self.deliveries.get_mut(&which) else { return };
+        let (endpoint, event) = which;
+        if let Some(before) = delivery.next_ms {
+            self.undelivered.remove(&(endpoint.clone(), before, event.clone()));
+        }
+        // To an endpoint that was deleted meanwhile, nothing is sent any more.
+        let next_ms = next_ms.filter(|_| self.endpoints.contains_key(&endpoint));
+        self.undelivered.extend(next_ms.map(|next_ms| (endpoint, next_ms, event)));
         delivery.attempts += 1;
         delivery.delivered |= outcome.starts_with('2');
         delivery.next_ms = next_ms;
         delivery.tried.push((at_ms, outcome.to_owned()));
-        if next_ms.is_none() {
-            self.undelivered.remove(&which);
-        }
+    }
+
+    /// Deliveries of the events that record led to.
+    pub fn deliveries_of(&self, record: u64) -> impl Iterator<Item = &Delivery> {
+        let which = |endpoint: &String, record: u64| (endpoint.clone(), format!("evt_{record:010}"));
+        let events = move |endpoint| which(endpoint, record)..which(endpoint, record + 1);
+        self.endpoints
+            .keys()
+            .flat_map(move |endpoint| self.deliveries.range(events(endpoint)))
+            .map(|(_, delivery)| delivery)
+    }
+
+    /// How many endpoints are to be sent this event (again).
+    pub fn is_to_reach(&self, event: &str) -> usize {
+        let delivery = |endpoint: &String| self.deliveries.get(&(endpoint.clone(), event.to_owned()));
+        self.endpoints.keys().filter_map(delivery).filter(|delivery| delivery.next_ms.is_some()).count()
     }
 
     /// Forgets the answers to keys that are older than this.

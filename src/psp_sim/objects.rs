@@ -99,7 +99,6 @@ pub fn refund(refund: &Refund) -> Value {
 
 /// An event, as it's listed and as it's sent.
 pub fn event(event: &Event, book: &Book) -> Value {
-    let undelivered = book.undelivered.iter().filter(|(_, id)| *id == event.id).count();
     json!({
         "id": event.id,
         "object": "event",
@@ -107,7 +106,7 @@ pub fn event(event: &Event, book: &Book) -> Value {
         "created": seconds(event.created_ms),
         "data": {"object": event.object},
         "livemode": false,
-        "pending_webhooks": undelivered,
+        "pending_webhooks": book.is_to_reach(&event.id),
         "request": {"id": event.request, "idempotency_key": event.key},
         "type": event.kind,
     })

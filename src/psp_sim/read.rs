@@ -67,7 +67,7 @@ fn shown(intent: &Intent, call: &Call, moment: Moment<'_>) -> Value {
 }
 
 fn intent(book: &Book, call: &Call, moment: Moment<'_>) -> Result<Value, Refusal> {
-    call.params.only(&["client_secret"])?;
+    call.params.only(&[])?;
     let found = book.intents.get(&call.id).filter(|intent| intent.visible_ms <= moment.at_ms);
     let unknown = || Refusal::unknown("payment_intent", &call.id).param("intent");
     found.map(|intent| shown(intent, call, moment)).ok_or_else(unknown)
@@ -112,15 +112,14 @@ fn charge(book: &Book, call: &Call, moment: Moment<'_>) -> Result<Value, Refusal
 fn charges(book: &Book, call: &Call, moment: Moment<'_>) -> Result<Value, Refusal> {
     let params = &call.params;
     params.only(&["payment_intent", "created", "limit", "starting_after", "ending_before"])?;
-    let meant = params.text("payment_intent");
     let period = params.period("created")?;
-    let is_meant = |intent: &&Intent| {
-        intent.visible_ms <= moment.at_ms
-            && is_within(intent.charge_ms, period)
-            && meant.is_none_or(|meant| meant == intent.id)
-    };
+    let is_meant =
+        |intent: &&Intent| intent.visible_ms <= moment.at_ms && is_within(intent.charge_ms, period);
     let charge = |intent: &Intent| Some((intent.charge.clone()?, objects::charge(intent)?));
-    let charges: BTreeMap<_, _> = book.intents.values().filter(is_meant).filter_map(charge).collect();
+    let charges: BTreeMap<_, _> = match params.text("payment_intent") {
+        Some(id) => book.intents.get(id).filter(is_meant).and_then(charge).into_iter().collect(),
+        None => book.intents.values().filter(is_meant).filter_map(charge).collect(),
+    };
     page(&charges, call, |_| true, Value::clone)
 }
 

@@ -107,8 +107,12 @@ fn next(sim: &Sim, id: &str) -> Next {
     let Some(endpoint) = core.book.endpoints.get(id) else { return Next::Gone };
     let now_ms = sim.now_ms(&core);
     let mut wait_ms = i64::MAX;
-    for (of, event) in core.book.undelivered.range((id.to_owned(), String::new())..) {
+    for (of, next_ms, event) in core.book.undelivered.range((id.to_owned(), i64::MIN, String::new())..) {
         if of != id {
+            break;
+        }
+        if *next_ms > now_ms {
+            wait_ms = wait_ms.min(next_ms - now_ms);
             break;
         }
         let Some(delivery) = core.book.deliveries.get(&(of.clone(), event.clone())) else { continue };
@@ -200,9 +204,7 @@ pub async fn sent_once(sim: &Sim, record: u64) {
             changed.mark_unchanged();
             let waiting = {
                 let core = sim.lock();
-                let mut open =
-                    core.book.undelivered.iter().filter_map(|which| core.book.deliveries.get(which));
-                open.any(|delivery| delivery.record == record && delivery.attempts == 0)
+                core.book.deliveries_of(record).any(|delivery| delivery.attempts == 0)
             };
             if !waiting || changed.changed().await.is_err() {
                 return;

@@ -15,7 +15,7 @@ const SECRET_CHARS: std::ops::RangeInclusive<usize> = 16..=128;
 /// Beside Stripe's parameters, it takes a secret of the caller's choice.
 pub fn create(book: &Book, call: &Call, moment: Moment<'_>) -> Result<Decision, Refusal> {
     let params = &call.params;
-    params.only(&["url", "enabled_events", "secret", "metadata", "description", "api_version"])?;
+    params.only(&["url", "enabled_events", "secret", "metadata"])?;
     let url = params.needed("url")?;
     if !reqwest::Url::parse(url).is_ok_and(|url| url.scheme() == "http" && url.has_host()) {
         let message = "Not a valid URL: the simulator sends to http://host/… alone.";

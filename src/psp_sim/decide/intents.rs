@@ -78,12 +78,13 @@ pub fn create(call: &Call, moment: Moment<'_>, plan: &Plan) -> Result<Decision, 
         cancellation_reason: None,
         visible_ms: visible_ms(moment, plan),
     };
-    let off_session = params.flag("off_session")?;
+    let alone = is_alone(params)?;
+    params.choice("confirmation_method", &["automatic"])?;
     let mut draft = Draft::new(intent.clone(), moment);
     draft.then(Change::Created { intent });
     draft.tell("payment_intent.created");
     match method {
-        Some(method) if confirm => Ok(carry_out(draft, call, &method, off_session, plan)),
+        Some(method) if confirm => Ok(carry_out(draft, call, &method, alone, plan)),
         _ => Ok(draft.answer(call)),
     }
 }
@@ -120,7 +121,7 @@ pub fn confirm(book: &Book, call: &Call, moment: Moment<'_>, plan: &Plan) -> Res
     let given = params.text("payment_method").map(|name| known_method(name).map(|_| name.to_owned()));
     let given = given.transpose()?;
     let return_url = return_url(params)?;
-    let off_session = params.flag("off_session")?;
+    let alone = is_alone(params)?;
     let mut draft = Draft::new(named(book, call)?.clone(), moment);
     if !draft.intent.status.can_be_confirmed() {
         return Err(in_the_way(&draft, "be confirmed"));
@@ -137,14 +138,16 @@ pub fn confirm(book: &Book, call: &Call, moment: Moment<'_>, plan: &Plan) -> Res
         draft.then(change);
     }
     match draft.intent.payment_method.as_deref().and_then(methods::find) {
-        Some(method) => Ok(carry_out(draft, call, &method, off_session, plan)),
+        Some(method) => Ok(carry_out(draft, call, &method, alone, plan)),
         None => Err(in_the_way(&draft, "be confirmed without a payment method")),
     }
 }
 
 pub fn capture(book: &Book, call: &Call, moment: Moment<'_>, plan: &Plan) -> Result<Decision, Refusal> {
-    call.params.only(&["amount_to_capture", "metadata", "final_capture"])?;
+    call.params.only(&["amount_to_capture", "final_capture"])?;
     let asked = call.params.amount("amount_to_capture")?;
+    // The rest of a partial capture is released, always.
+    call.params.choice("final_capture", &["true"])?;
     let intent = named(book, call)?;
     let mut draft = Draft::new(intent.clone(), moment);
     if intent.status != Status::RequiresCapture {
@@ -196,8 +199,8 @@ pub fn challenge_ended(intent: &Intent, passed: bool, moment: Moment<'_>) -> Res
 }
 
 /// Confirms: the buyer is asked, the bank takes its time, or it decides at once.
-fn carry_out(mut draft: Draft<'_>, call: &Call, method: &Method, off_session: bool, plan: &Plan) -> Decision {
-    if method.challenges && !off_session {
+fn carry_out(mut draft: Draft<'_>, call: &Call, method: &Method, alone: bool, plan: &Plan) -> Decision {
+    if method.challenges && !alone {
         draft.then(Change::Challenged { intent: draft.id(), verdict: method.decline.clone() });
         draft.tell("payment_intent.requires_action");
         return draft.answer(call);
@@ -252,6 +255,11 @@ fn known_method(name: &str) -> Result<Method, Refusal> {
         let message = "No such PaymentMethod: only those for tests are known, such as pm_card_visa.";
         Refusal::parameter("payment_method", "resource_missing", message)
     })
+}
+
+/// Whether nobody is there to pass a challenge.
+fn is_alone(params: &Params) -> Result<bool, Refusal> {
+    Ok(params.flag("off_session")? || params.flag("error_on_requires_action")?)
 }
 
 fn currency(text: &str) -> Result<String, Refusal> {

@@ -33,7 +33,10 @@ pub fn turn(book: &Book, id: &str, moment: Moment<'_>) -> Vec<Change> {
         amount: refund.amount,
         status,
     });
-    let failed = status == RefundStatus::Failed;
-    draft.tell_of(if failed { "refund.failed" } else { "refund.updated" }, objects::refund(&turned));
+    let object = objects::refund(&turned);
+    draft.tell_of("refund.updated", object.clone());
+    if status == RefundStatus::Failed {
+        draft.tell_of("refund.failed", object);
+    }
     draft.changes
 }
