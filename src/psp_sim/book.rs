@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::methods::Decline;
 use super::money::{Intent, Metadata, Refund, RefundStatus};
+use super::packed::Packed;
 
 /// One line of the ledger: a request with all that it changed and what was to be answered, or
 /// something that happened by itself. It is there as a whole or not at all.
@@ -174,7 +175,7 @@ pub struct Event {
     pub kind: String,
     pub created_ms: i64,
     /// What it's about, as it was then.
-    pub object: Value,
+    pub object: Packed,
     /// The request that led to it.
     pub request: Option<String>,
     pub key: Option<String>,
@@ -198,7 +199,8 @@ pub struct Saved {
     pub at_ms: i64,
     pub request: String,
     pub fingerprint: String,
-    pub answer: Answer,
+    pub status: u16,
+    pub body: Packed,
 }
 
 /// Ids sort by the time they were made, so maps have their objects in that order.
@@ -232,7 +234,8 @@ impl Book {
                 at_ms: record.at_ms,
                 request: request.id.clone(),
                 fingerprint: request.fingerprint.clone(),
-                answer: answer.clone(),
+                status: answer.status,
+                body: Packed::from(&answer.body),
             };
             self.saved.insert(key.clone(), saved);
         }

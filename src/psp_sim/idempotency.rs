@@ -52,7 +52,7 @@ impl Profile {
     pub fn verdict(self, saved: Option<&Saved>, fingerprint: &str, now_ms: i64) -> Verdict {
         let Some(saved) = saved else { return Verdict::Execute };
         let old = now_ms - saved.at_ms >= KEPT_MS;
-        let success = (200..300).contains(&saved.answer.status);
+        let success = (200..300).contains(&saved.status);
         match self {
             Self::None => Verdict::Execute,
             Self::Stripe | Self::Day if old => Verdict::Execute,
@@ -89,7 +89,7 @@ pub fn not_a_key() -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::psp_sim::book::Answer;
+    use crate::psp_sim::packed::Packed;
 
     #[test]
     fn a_key_that_comes_again_means_what_its_profile_says() {
@@ -108,9 +108,9 @@ mod tests {
             (200, "other", 24, [(Stripe, Execute), (Only2xx, Replay), (Day, Execute), (None, Execute)]),
         ];
         for (status, fingerprint, hours, wanted) in table {
-            let answer = Answer { status, body: serde_json::Value::Null };
+            let body = Packed::from(&serde_json::Value::Null);
             let (request, at_ms) = ("req_1".to_owned(), 1_000);
-            let saved = Saved { at_ms, request, fingerprint: fingerprint.to_owned(), answer };
+            let saved = Saved { at_ms, request, fingerprint: fingerprint.to_owned(), status, body };
             for (profile, wanted) in wanted {
                 let verdict = profile.verdict(Some(&saved), "same", at_ms + hours * hour);
                 assert_eq!(verdict, wanted, "{profile:?}: {status}, {fingerprint}, {hours} h");

@@ -17,6 +17,7 @@ mod lines;
 mod methods;
 mod money;
 mod objects;
+mod packed;
 mod params;
 mod read;
 mod refusal;

@@ -104,7 +104,7 @@ pub fn event(event: &Event, book: &Book) -> Value {
         "object": "event",
         "api_version": API_VERSION,
         "created": seconds(event.created_ms),
-        "data": {"object": event.object},
+        "data": {"object": event.object.value()},
         "livemode": false,
         "pending_webhooks": book.is_to_reach(&event.id),
         "request": {"id": event.request, "idempotency_key": event.key},

@@ -200,7 +200,7 @@ impl Sim {
         match (profile.verdict(saved, &fingerprint, self.now_ms(&core)), saved) {
             (Verdict::Differs, _) => Err(differs()),
             (Verdict::Replay, Some(saved)) => Ok(Begun::Replay(Executed {
-                answer: saved.answer.clone(),
+                answer: Answer { status: saved.status, body: saved.body.value() },
                 record: None,
                 replayed: Some(saved.request.clone()),
             })),

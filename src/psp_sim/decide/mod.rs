@@ -16,6 +16,7 @@ use super::call::{Call, Operation};
 use super::faults::{Kind, Plan};
 use super::money::Intent;
 use super::objects;
+use super::packed::Packed;
 use super::params::hex;
 use super::refusal::Refusal;
 
@@ -107,21 +108,21 @@ impl<'a> Draft<'a> {
     /// Tells about the intent as it is now.
     fn tell(&mut self, kind: &str) {
         let object = self.shown();
-        self.tell_of(kind, object);
+        self.tell_of(kind, &object);
     }
 
     fn tell_of_charge(&mut self, kind: &str) {
         if let Some(charge) = objects::charge(&self.intent) {
-            self.tell_of(kind, charge);
+            self.tell_of(kind, &charge);
         }
     }
 
-    fn tell_of(&mut self, kind: &str, object: Value) {
+    fn tell_of(&mut self, kind: &str, object: &Value) {
         let event = Event {
             id: self.moment.id("evt", self.changes.len()),
             kind: kind.to_owned(),
             created_ms: self.moment.at_ms,
-            object,
+            object: Packed::from(object),
             request: self.moment.request.map(str::to_owned),
             key: self.moment.key.map(str::to_owned),
         };

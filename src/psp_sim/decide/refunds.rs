@@ -52,7 +52,7 @@ pub fn create(book: &Book, call: &Call, moment: Moment<'_>, plan: &Plan) -> Resu
     };
     let body = objects::refund(&refund);
     draft.then(Change::Refunded { refund });
-    draft.tell_of("refund.created", body.clone());
+    draft.tell_of("refund.created", &body);
     draft.tell_of_charge("charge.refunded");
     Ok(Decision { changes: draft.changes, answer: Answer { status: 200, body } })
 }

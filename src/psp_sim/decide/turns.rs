@@ -34,9 +34,9 @@ pub fn turn(book: &Book, id: &str, moment: Moment<'_>) -> Vec<Change> {
         status,
     });
     let object = objects::refund(&turned);
-    draft.tell_of("refund.updated", object.clone());
+    draft.tell_of("refund.updated", &object);
     if status == RefundStatus::Failed {
-        draft.tell_of("refund.failed", object);
+        draft.tell_of("refund.failed", &object);
     }
     draft.changes
 }
