@@ -2,6 +2,7 @@
 
 mod contract;
 mod faults;
+mod judged;
 mod keys;
 mod webhooks;
 
