@@ -1,5 +1,6 @@
 //! All settings, each as a flag, an environment variable, and the text that explains both.
 
+mod operate;
 mod psp_sim;
 
 use std::path::PathBuf;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::history::filter::Moment;
-
+pub use operate::{DeadLettersWhat, Projections, ProjectionsWhat, Sagas, SagasWhat};
 pub use psp_sim::{PspSim, PspSimLedger, PspSimWhat};
 
 /// An event-sourced commerce platform: commands append to a NATS JetStream log, projections build
@@ -28,6 +29,8 @@ pub enum Verb {
     Serve(Serve),
     /// Look after the read models: status, rebuild, verify, rollback.
     Projections(Projections),
+    /// Look after checkouts and payments that are under way.
+    Sagas(Sagas),
     /// Bring data in, through commands.
     Import(Import),
     /// Read the log.
@@ -84,7 +87,7 @@ pub struct Platform {
     /// Address that the HTTP APIs listen on.
     #[arg(long, env = "CARTULARY_HOST", default_value = "127.0.0.1")]
     pub host: std::net::IpAddr,
-    /// Port of the admin API, which the role projections has; 0 takes any free one [default: 8081, or
+    /// Port of the admin API, which the roles projections and sagas have; 0 takes any free one [default: 8081, or
     /// a free one if it's taken]
     #[arg(long, env = "CARTULARY_ADMIN_PORT")]
     pub admin_port: Option<u16>,
@@ -183,102 +186,6 @@ pub struct Instance {
     pub url: Option<String>,
     #[command(flatten)]
     pub data: DataDir,
-}
-
-#[derive(Debug, Clone, Args)]
-pub struct Projections {
-    #[command(subcommand)]
-    pub what: ProjectionsWhat,
-    /// URL of the admin API of a running instance [default: of the one whose data folder this is]
-    #[arg(long, env = "CARTULARY_ADMIN_URL", global = true)]
-    pub admin_url: Option<String>,
-    /// Data folder of the instance that is meant.
-    #[arg(long, env = "CARTULARY_DATA_DIR", default_value = "data", global = true)]
-    pub data_dir: PathBuf,
-}
-
-#[derive(Debug, Clone, Subcommand)]
-pub enum ProjectionsWhat {
-    /// Show every read model: how far it is, how fast, and who works on it.
-    Status {
-        /// Only of this projection.
-        name: Option<String>,
-        /// Show it again every second, until Ctrl-C.
-        #[arg(long)]
-        watch: bool,
-        /// As JSON, one object a line for each look.
-        #[arg(long)]
-        json: bool,
-    },
-    /// Build a read model anew beside the live one, and switch to it when it has caught up. Goes on in
-    /// the platform, whatever becomes of this command.
-    Rebuild {
-        /// The projection, such as orders.
-        #[arg(required_unless_present = "all")]
-        name: Option<String>,
-        /// All of them, side by side.
-        #[arg(long, conflicts_with = "name")]
-        all: bool,
-        /// Compare it with the live one first, and switch only if they are the same.
-        #[arg(long)]
-        verify: bool,
-        /// For how long the old one is kept and follows the log, for a rollback (90s, 15m, 24h, 7d).
-        #[arg(long, value_name = "TIME", default_value = "24h", value_parser = keep)]
-        keep_old: Duration,
-        /// Don't wait for the end.
-        #[arg(long)]
-        no_wait: bool,
-    },
-    /// Build a read model anew and compare: exits with 0 if every row is the same, else with 1.
-    Verify { name: String },
-    /// Put the last live read model back, which is as current as the one it replaces.
-    Rollback { name: String },
-    /// Switch to a build that has caught up but differs from the live one.
-    CutOver { name: String },
-    /// End a build or a verification that is under way.
-    Cancel { name: String },
-    /// Look after events that could not be applied, and what waits behind them.
-    #[command(subcommand)]
-    DeadLetters(DeadLettersWhat),
-}
-
-#[derive(Debug, Clone, Subcommand)]
-pub enum DeadLettersWhat {
-    /// What is set aside: a line for each order, SKU or cart.
-    List {
-        /// Only of this projection.
-        name: Option<String>,
-        /// As JSON.
-        #[arg(long)]
-        json: bool,
-    },
-    /// One of them: its events, what went wrong, and what was done about it.
-    Show {
-        name: String,
-        key: String,
-        /// As JSON.
-        #[arg(long)]
-        json: bool,
-    },
-    /// Try again, in order: after the code or the rows were mended.
-    Retry {
-        name: String,
-        /// Only this one.
-        key: Option<String>,
-    },
-    /// Do without the first event that can't be applied, for good; what waits behind it is tried again.
-    Skip {
-        name: String,
-        key: String,
-        /// Why; it is recorded.
-        #[arg(long)]
-        reason: String,
-    },
-}
-
-fn keep(text: &str) -> Result<Duration, String> {
-    let time = crate::how_long::how_long(text).and_then(|time| time.to_std().ok());
-    time.ok_or_else(|| "expected a length of time such as 90s, 15m, 24h or 7d".to_owned())
 }
 
 #[derive(Debug, Clone, Args)]

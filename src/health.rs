@@ -13,7 +13,6 @@ use infra::log::EventLog;
 use infra::writer::Writer;
 use serde::Serialize;
 use sqlx::PgPool;
-use tokio::sync::watch;
 use utoipa::ToSchema;
 
 /// How long the log or the database may take to answer.
@@ -92,11 +91,19 @@ impl Health {
         }));
     }
 
-    pub fn watch_sagas(&mut self, status: watch::Receiver<sagas::runner::Status>) {
+    /// Looks at the lanes of the sagas that this process works on.
+    pub fn watch_sagas(&mut self, worker: Arc<sagas::Worker>) {
         self.readers.push(Box::new(move || {
-            let sagas::runner::Status { position, stopped } = status.borrow().clone();
-            let name = sagas::runner::READER;
-            vec![Reader { name, lane: name.to_owned(), position, stopped }]
+            let name = sagas::worker::READER;
+            let Some(statuses) = worker.statuses() else {
+                let stopped = Some("it is not known yet which lanes are this process's".to_owned());
+                return vec![Reader { name, lane: name.to_owned(), position: 0, stopped }];
+            };
+            let reader = |(lane, sagas::Status { position, stopped })| {
+                let lane = format!("{name}/{lane}");
+                Reader { name, lane, position, stopped }
+            };
+            statuses.into_iter().map(reader).collect()
         }));
     }
 

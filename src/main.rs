@@ -17,6 +17,7 @@ mod serve;
 mod shutdown;
 mod starter;
 mod telemetry;
+mod under_way;
 
 use std::process::ExitCode;
 
@@ -51,6 +52,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Dev(options) => dev::run(options).await,
         Verb::Serve(options) => serve::run(options).await,
         Verb::Projections(options) => read_models::run(options).await,
+        Verb::Sagas(options) => under_way::run(options).await,
         Verb::Import(options) => import::run(options).await,
         Verb::History(options) => history::run(options).await,
         Verb::Demo(options) => demo::run(options).await,

@@ -22,7 +22,7 @@ use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 
 use crate::config::{self, Role};
 use crate::health::Health;
@@ -48,7 +48,8 @@ pub struct Platform {
     stop: watch::Sender<bool>,
     server: tokio::task::JoinHandle<std::io::Result<()>>,
     workers: JoinSet<()>,
-    projections: Option<JoinHandle<()>>,
+    /// Those who have lanes, which they give back.
+    sharing: JoinSet<()>,
 }
 
 /// What all roles share.
@@ -64,6 +65,7 @@ struct Shared {
     read_models: Arc<ReadModels>,
     builds: projections::Builds,
     projections: Option<Arc<projections::Worker>>,
+    sagas: Option<Arc<sagas::Worker>>,
     unsafe_log: Vec<String>,
 }
 
@@ -94,13 +96,18 @@ impl Platform {
                 router = shared.start_role(role, options, router, &mut workers, &mut health).await?;
             }
         }
-        let projections = shared.projections.take().map(|worker| {
+        let mut sharing = JoinSet::new();
+        if let Some(worker) = shared.projections.take() {
             let stopped = stopped.clone();
-            tokio::spawn(async move { worker.run(stopped).await })
-        });
+            sharing.spawn(async move { worker.run(stopped).await });
+        }
+        if let Some(worker) = shared.sagas.take() {
+            let stopped = stopped.clone();
+            sharing.spawn(async move { worker.run(stopped).await });
+        }
         let read_models = shared.read_models.clone();
         workers.spawn(async move { read_models.run().await });
-        let admin = match roles.contains(&Role::Projections) {
+        let admin = match roles.contains(&Role::Projections) || roles.contains(&Role::Sagas) {
             true => Some(listen(options.admin_host, options.admin_port, USUAL_ADMIN_PORT).await?),
             false => None,
         };
@@ -125,17 +132,7 @@ impl Platform {
             axum::serve(listener, app).with_graceful_shutdown(stopped).await
         });
         let Shared { pool, unsafe_log, .. } = shared;
-        Ok(Self {
-            address,
-            admin_address,
-            log_was_empty,
-            unsafe_log,
-            pool,
-            stop,
-            server,
-            workers,
-            projections,
-        })
+        Ok(Self { address, admin_address, log_was_empty, unsafe_log, pool, stop, server, workers, sharing })
     }
 
     /// `http://127.0.0.1:8080`
@@ -155,13 +152,12 @@ impl Platform {
         if tokio::time::timeout(DRAIN_LIMIT, self.server).await.is_err() {
             tracing::warn!("some requests did not end in time");
         }
-        // The projections give their lanes back, so that nobody waits for them.
-        let projections = self.projections.take();
-        if let Some(projections) = projections
-            && tokio::time::timeout(DRAIN_LIMIT, projections).await.is_err()
-        {
-            tracing::warn!("the projections did not end in time");
+        // Lanes are given back, so that nobody waits for them.
+        let given_back = async { while self.sharing.join_next().await.is_some() {} };
+        if tokio::time::timeout(DRAIN_LIMIT, given_back).await.is_err() {
+            tracing::warn!("the projections or the sagas did not end in time");
         }
+        self.sharing.shutdown().await;
         self.workers.shutdown().await;
         self.pool.close().await;
     }
@@ -198,6 +194,7 @@ impl Shared {
             read_models,
             builds,
             projections: None,
+            sagas: None,
             unsafe_log,
         })
     }
@@ -239,21 +236,16 @@ impl Shared {
                 router
             }
             Role::Sagas => {
-                self.start_sagas(options, workers, health).await?;
+                self.start_sagas(options, health).await?;
                 router
             }
         })
     }
 
-    async fn start_sagas(
-        &self,
-        options: &config::Platform,
-        workers: &mut JoinSet<()>,
-        health: &mut Health,
-    ) -> anyhow::Result<()> {
+    async fn start_sagas(&mut self, options: &config::Platform, health: &mut Health) -> anyhow::Result<()> {
         let checkouts =
             Executor::new(&self.writer, &self.snapshots, &self.clock, &options.execute_settings());
-        let sagas = Arc::new(Sagas {
+        let sagas = Sagas {
             feed: self.feed.clone(),
             clock: self.clock.clone(),
             executors: self.executors.clone(),
@@ -261,10 +253,11 @@ impl Shared {
             provider: Arc::new(Sandbox::open(self.pool.clone(), self.clock.clone()).await?),
             timers: Arc::new(self.timers.clone()),
             settings: options.saga_settings(),
-        });
-        let (status, seen) = watch::channel(sagas::runner::Status::default());
-        health.watch_sagas(seen);
-        workers.spawn(sagas.run(self.pool.clone(), self.timers.clone(), status));
+            index: sagas::Index::default(),
+        };
+        let worker = Arc::new(sagas::Worker::new(sagas, self.pool.clone(), self.timers.clone()));
+        health.watch_sagas(worker.clone());
+        self.sagas = Some(worker);
         Ok(())
     }
 }

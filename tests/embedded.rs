@@ -47,10 +47,10 @@ fn kill(pid: u32) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_path_too_long_for_a_socket_is_no_reason_not_to_start() {
+async fn a_path_that_is_none_for_a_socket_is_no_reason_not_to_start() {
     let place = Folder::new();
     let through_socket = "select (inet_server_port() is null)::int";
-    for (name, is_by_socket) in [("short".to_owned(), 1), ("long".repeat(20), 0)] {
+    for (name, is_by_socket) in [("short".to_owned(), 1), ("long".repeat(20), 0), ("a,b".to_owned(), 0)] {
         let options = PostgresOptions { port: Some(free_port()), shared_buffers: "16MB" };
         let folder = place.path().join(name);
         let server = PostgresServer::start(&folder, &options).await.expect("started");

@@ -203,6 +203,23 @@ async fn jetstream_keeps_what_it_acknowledged_when_it_is_killed() {
     assert!(acknowledged.eq(1..=50) && commits.len() <= 51, "{}", commits.len());
 }
 
+/// Requests of a reader that waits expire and are made anew; that must neither end nor slow it.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_waited_for_long_hears_of_news_at_once() {
+    let nats = Nats::start().await;
+    let log: Arc<dyn EventLog> = Arc::new(nats.log().await);
+    let stream = stream("quiet");
+    let first = log.append(&message(&commit(&stream, 1, 1)), 0).await.expect("appended");
+    let mut commits = log.follow(0);
+    assert_eq!(commits.next().await.expect("it goes on").expect("readable").sequence, first);
+    // Longer than one request lasts, several times.
+    let quiet = tokio::time::timeout(Duration::from_secs(35), commits.next()).await;
+    assert!(quiet.is_err(), "{quiet:?}");
+    log.append(&message(&commit(&stream, 2, 2)), first).await.expect("appended");
+    let news = tokio::time::timeout(Duration::from_secs(1), commits.next()).await.expect("at once");
+    assert_eq!(news.expect("it goes on").expect("readable").sequence, first + 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn jetstream_refuses_to_forget() {
     let nats = Nats::start().await;

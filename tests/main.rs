@@ -13,6 +13,7 @@ mod projections;
 mod psp_sim;
 mod read_models;
 mod safety;
+mod sagas;
 mod simulation;
 mod snapshots;
 mod support;

@@ -56,6 +56,8 @@ pub enum Reason {
     PaymentDeclined,
     PaymentTimedOut,
     CancelledByBuyer,
+    /// By an operator.
+    Abandoned,
 }
 
 impl Reason {
@@ -67,6 +69,7 @@ impl Reason {
             Self::PaymentDeclined => "payment_declined",
             Self::PaymentTimedOut => "payment_timed_out",
             Self::CancelledByBuyer => "cancelled_by_buyer",
+            Self::Abandoned => "abandoned",
         }
     }
 }

@@ -116,6 +116,7 @@ fn order_events() -> Vec<order::Event> {
         order::Event::Cancelled { reason: Reason::PaymentDeclined },
         order::Event::Cancelled { reason: Reason::PaymentTimedOut },
         order::Event::Cancelled { reason: Reason::CancelledByBuyer },
+        order::Event::Cancelled { reason: Reason::Abandoned },
         imported(Some(Customer { customer: "17850".into() })),
         imported(None),
         order::Event::Returned(reversal()),

@@ -3,10 +3,16 @@
 //! A log that was recreated begins at 1 again, and one that was restored from a backup lacks its end;
 //! whoever went on over it would skip, or apply twice, without a word.
 
+use std::time::Duration;
+
 use domain::commit::Hash;
 use sqlx::PgPool;
 
-use crate::log::{EventLog, ReadError, Unavailable};
+use crate::log::{EventLog, ReadError, Stored, Unavailable};
+
+/// For how long a replica may be behind.
+const REPLICA_ATTEMPTS: u32 = 30;
+const REPLICA_PAUSE: Duration = Duration::from_millis(100);
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -20,6 +26,17 @@ impl From<Unavailable> for Error {
     fn from(error: Unavailable) -> Self {
         Self::Log(error.into())
     }
+}
+
+/// The commit at a position that the log reaches. Any replica may answer, and one may be a moment behind.
+async fn read(log: &dyn EventLog, position: u64) -> Result<Option<Stored>, ReadError> {
+    for _ in 0..REPLICA_ATTEMPTS {
+        if let Some(stored) = log.read(position).await? {
+            return Ok(Some(stored));
+        }
+        tokio::time::sleep(REPLICA_PAUSE).await;
+    }
+    log.read(position).await
 }
 
 /// Compares the log with what is known of it, and says what is wrong; nothing if it is the same, or
@@ -49,7 +66,7 @@ pub async fn check(pool: &PgPool, log: &dyn EventLog) -> Result<Vec<String>, Err
     let mut wrong = Vec::new();
     for (reader, position, hash) in checkpoints {
         let position = position.cast_unsigned();
-        let read = if position <= end { log.read(position).await? } else { None };
+        let read = if position <= end { read(log, position).await? } else { None };
         match (read, hash.and_then(|hash| hash.parse::<Hash>().ok())) {
             (None, _) => {
                 wrong.push(format!("{reader} has read up to position {position}, and the log ends at {end}"))

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures_util::stream::BoxStream;
 use futures_util::{FutureExt, StreamExt};
+use tokio::time::Instant;
 
 use crate::log::{EventLog, ReadError, Stored};
 
@@ -17,13 +18,15 @@ pub struct Follower {
     commits: Option<BoxStream<'static, Result<Stored, ReadError>>>,
     last: u64,
     backoff: Duration,
+    /// When it last waited for the log to answer again.
+    waited_at: Instant,
 }
 
 impl Follower {
     /// Begins with the commit after the position `after`.
     #[must_use]
     pub fn new(log: Arc<dyn EventLog>, after: u64) -> Self {
-        Self { log, commits: None, last: after, backoff: BACKOFF_MIN }
+        Self { log, commits: None, last: after, backoff: BACKOFF_MIN, waited_at: Instant::now() }
     }
 
     /// Waits for at least one commit, then takes what else is there already, up to `commits_max`.
@@ -75,7 +78,12 @@ impl Follower {
 
     async fn wait(&mut self) {
         self.commits = None;
+        // What went well for a while is no trouble that goes on.
+        if self.waited_at.elapsed() > 2 * BACKOFF_MAX {
+            self.backoff = BACKOFF_MIN;
+        }
         tokio::time::sleep(self.backoff).await;
+        self.waited_at = Instant::now();
         self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
     }
 }

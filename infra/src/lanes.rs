@@ -6,13 +6,15 @@
 //! which it was given to them. So nothing is done twice, however long somebody was paused.
 
 mod share;
+mod tasks;
 
 use std::ops::RangeInclusive;
 
 use domain::commit::Hash;
-use sqlx::PgConnection;
+use sqlx::{Connection, PgConnection};
 
 pub use share::Worker;
+pub use tasks::Tasks;
 
 /// Makes the tables of lanes and workers, and that of the log's identity, where there are none yet,
 /// and takes over what earlier builds had in another form.
@@ -79,6 +81,36 @@ pub async fn add(connection: &mut PgConnection, reader: &str, lanes: u64) -> Res
     Ok(())
 }
 
+/// Gives a reader so many lanes, where it has another number of them: each goes on where the last of the
+/// earlier ones was.
+///
+/// # Errors
+/// Postgres does not answer.
+pub async fn resize(connection: &mut PgConnection, reader: &str, lanes: u64) -> Result<(), sqlx::Error> {
+    let mut transaction = connection.begin().await?;
+    sqlx::query("select pg_advisory_xact_lock(hashtext('cartulary.lanes'))")
+        .execute(&mut *transaction)
+        .await?;
+    let known: i64 = sqlx::query_scalar("select count(*) from cartulary.lanes where reader = $1")
+        .bind(reader)
+        .fetch_one(&mut *transaction)
+        .await?;
+    if known.cast_unsigned() != lanes {
+        let from = position(&mut transaction, reader).await?;
+        sqlx::query("delete from cartulary.lanes where reader = $1")
+            .bind(reader)
+            .execute(&mut *transaction)
+            .await?;
+        add(&mut transaction, reader, lanes).await?;
+        sqlx::query("update cartulary.lanes set position = $2 where reader = $1")
+            .bind(reader)
+            .bind(from.cast_signed())
+            .execute(&mut *transaction)
+            .await?;
+    }
+    transaction.commit().await
+}
+
 /// The partitions of one of so many lanes.
 fn partitions(lane: u64, lanes: u64) -> RangeInclusive<u64> {
     let bound = |lane: u64| lane * domain::ids::PARTITIONS / lanes;
@@ -96,31 +128,6 @@ pub async fn position(connection: &mut PgConnection, reader: &str) -> Result<u64
             .fetch_one(connection)
             .await?;
     Ok(position.cast_unsigned())
-}
-
-/// Moves the checkpoint of a reader that has one lane and no lease, because all that it does is
-/// recognised when it's done again; false, and nothing moved, if it is not where the caller left it.
-///
-/// # Errors
-/// Postgres does not answer.
-pub async fn advance_unleased(
-    connection: &mut PgConnection,
-    reader: &str,
-    from: u64,
-    to: u64,
-    hash: Option<Hash>,
-) -> Result<bool, sqlx::Error> {
-    let moved = sqlx::query(
-        "update cartulary.lanes set position = $3, hash = $4, moved_at = now()
-         where reader = $1 and lane = 0 and position = $2",
-    )
-    .bind(reader)
-    .bind(from.cast_signed())
-    .bind(to.cast_signed())
-    .bind(hash.map(String::from))
-    .execute(connection)
-    .await?;
-    Ok(moved.rows_affected() == 1)
 }
 
 /// The right to work on a lane, as long as nobody else was given it.
@@ -205,6 +212,18 @@ impl Lease {
         .fetch_optional(connection)
         .await?;
         Ok(held.map_or(Advance::Lost, |at| Advance::Held(at.cast_unsigned())))
+    }
+
+    /// Keeps all lanes of the reader where they are, until the transaction ends.
+    ///
+    /// # Errors
+    /// Postgres does not answer.
+    pub async fn lock_all(&self, transaction: &mut PgConnection) -> Result<(), sqlx::Error> {
+        sqlx::query("select from cartulary.lanes where reader = $1 order by lane for update")
+            .bind(&self.reader)
+            .execute(transaction)
+            .await?;
+        Ok(())
     }
 
     /// Whether the lane is to stay where it is for a moment.

@@ -38,7 +38,6 @@ pub async fn migrate(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
              state_since timestamptz not null default now(),
              keep_s bigint,
              verify bool not null default false,
-             started_from bigint not null default 0,
              note text,
              primary key (projection, version)
          );

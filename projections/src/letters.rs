@@ -162,8 +162,10 @@ impl Letters {
     async fn park(&self, letter: &Letter, transaction: &mut PgConnection) -> Result<(), sqlx::Error> {
         let Letter { key, position, index, stream, kind, reason } = letter;
         sqlx::query(
+            // Another lane, which could not read it, may have put it here.
             "insert into cartulary.dead_letters (reader, key, position, index, stream, kind, reason)
-             values ($1, $2, $3, $4, $5, $6, $7)",
+             values ($1, $2, $3, $4, $5, $6, $7)
+             on conflict (reader, key, position, index) do update set reason = coalesce(excluded.reason, cartulary.dead_letters.reason)",
         )
         .bind(&self.lease.reader)
         .bind(key)
@@ -202,7 +204,8 @@ impl Letters {
     }
 
     /// Puts what turned out to be about something else where it belongs: an event of a commit that can be
-    /// read now, under its own key, in its own lane. It is tried there, in its turn.
+    /// read now, under its own key, in its own lane. It is tried there, in its turn. A lane that has yet to
+    /// come to the position meets it by itself. The reader's lanes must be locked.
     pub async fn put_where_they_belong(
         &mut self,
         key: &str,
@@ -213,6 +216,9 @@ impl Letters {
         self.taken(key, place, transaction).await?;
         for (partition, letter) in found {
             let Letter { key, position, index, stream, kind, .. } = letter;
+            if !self.has_passed(*partition, *position, transaction).await? {
+                continue;
+            }
             sqlx::query(
                 "insert into cartulary.dead_letters (reader, key, position, index, stream, kind)
                  values ($1, $2, $3, $4, $5, $6) on conflict do nothing",
@@ -244,6 +250,24 @@ impl Letters {
             }
         }
         Ok(())
+    }
+
+    /// Whether the lane of the partition is behind the position.
+    async fn has_passed(
+        &self,
+        partition: u64,
+        position: u64,
+        transaction: &mut PgConnection,
+    ) -> Result<bool, sqlx::Error> {
+        sqlx::query_scalar(
+            "select coalesce(bool_and(position >= $3), false) from cartulary.lanes
+             where reader = $1 and $2 between first_partition and last_partition",
+        )
+        .bind(&self.lease.reader)
+        .bind(partition.cast_signed())
+        .bind(position.cast_signed())
+        .fetch_one(transaction)
+        .await
     }
 
     /// Takes one event off the key's list.
@@ -284,34 +308,32 @@ impl Letters {
         .await
     }
 
-    /// Takes the key's events up to and with this one off the list.
+    /// Takes these events of the key off the list, and no other: one may have come meanwhile.
     pub async fn applied(
         &self,
         key: &str,
-        last: Place,
+        places: &[Place],
         transaction: &mut PgConnection,
     ) -> Result<(), sqlx::Error> {
-        sqlx::query(
-            "delete from cartulary.dead_letters
-             where reader = $1 and key = $2 and (position, index) <= ($3, $4)",
-        )
-        .bind(&self.lease.reader)
-        .bind(key)
-        .bind(last.position.0.cast_signed())
-        .bind(last.index)
-        .execute(transaction)
-        .await?;
+        for place in places {
+            self.taken(key, *place, transaction).await?;
+        }
         Ok(())
     }
 
-    /// Nothing of the key is set aside any more.
-    pub async fn release(&mut self, key: &str, transaction: &mut PgConnection) -> Result<(), sqlx::Error> {
+    /// Lets the key go if nothing of it is set aside any more, and says whether that is so.
+    pub async fn release(&mut self, key: &str, transaction: &mut PgConnection) -> Result<bool, sqlx::Error> {
+        if !self.first(key, 1, &mut *transaction).await?.is_empty() {
+            return Ok(false);
+        }
         sqlx::query("delete from cartulary.parked where reader = $1 and key = $2")
             .bind(&self.lease.reader)
             .bind(key)
             .execute(&mut *transaction)
             .await?;
-        record(&self.lease.reader, key, None, "drained", "all of its events are applied", transaction).await
+        record(&self.lease.reader, key, None, "drained", "all of its events are applied", transaction)
+            .await?;
+        Ok(true)
     }
 
     /// The key's events are applied now, for good: later ones need not wait.

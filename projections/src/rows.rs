@@ -18,7 +18,7 @@ use crate::insert::{Inserts, Record};
 
 /// Rows of one table that are kept in memory between batches, and their bytes; with more, it begins anew.
 const KEPT_MAX: usize = 10_000;
-const KEPT_BYTES_MAX: usize = 8 * 1024 * 1024;
+const KEPT_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// About what a row without long texts takes.
 pub(crate) const ROW_BYTES: usize = 200;
@@ -61,7 +61,7 @@ pub(crate) struct Rows<R: Row> {
     changed: Vec<R::Key>,
     /// Of those that were changed.
     changed_bytes: usize,
-    /// Of all; more rather than less.
+    /// Of all.
     known_bytes: usize,
 }
 
@@ -113,18 +113,17 @@ impl<R: Row> Rows<R> {
     /// Changes the row with the key, which was loaded; nothing, if there is none.
     pub fn change<T>(&mut self, key: &R::Key, change: impl FnOnce(&mut Option<R>) -> T) -> T {
         let known = self.known.entry(key.clone()).or_insert(Known { now: None, before: None });
-        let bytes = |row: &Option<R>| row.as_ref().map_or(ROW_BYTES, R::bytes);
-        let mut bytes_before = bytes(&known.now);
-        if known.before.is_none() {
+        let bytes = |row: &Option<R>| row.as_ref().map_or(0, R::bytes);
+        let before = bytes(&known.now);
+        let is_first = known.before.is_none();
+        if is_first {
             known.before = Some(known.now.clone());
             self.changed.push(key.clone());
-            self.changed_bytes += bytes_before;
-            bytes_before = 0;
         }
         let changed = change(&mut known.now);
-        let more = bytes(&known.now).saturating_sub(bytes_before);
-        self.changed_bytes += more;
-        self.known_bytes += more;
+        let after = bytes(&known.now);
+        self.known_bytes = (self.known_bytes + after).saturating_sub(before);
+        self.changed_bytes += if is_first { after.max(ROW_BYTES) } else { after.saturating_sub(before) };
         changed
     }
 
@@ -294,6 +293,17 @@ mod tests {
                 rows.known.values().filter_map(|known| known.now.as_ref()).map(Row::bytes).sum();
             assert!(kept <= KEPT_BYTES_MAX + 100_000 + ROW_BYTES, "{kept} bytes of {number} rows");
         }
+    }
+
+    #[test]
+    fn what_changes_again_and_again_takes_no_more() {
+        let mut rows = Rows::default();
+        set(&mut rows, "other", 100);
+        for _ in 0..1_000 {
+            set(&mut rows, "hot", 100_000);
+            rows.settle();
+        }
+        assert_eq!(rows.known.len(), 2);
     }
 
     #[test]

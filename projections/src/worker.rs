@@ -4,10 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use infra::lanes::{self, Lease};
+use infra::lanes::{self, Tasks};
 use infra::read_models;
 use tokio::sync::watch;
-use tokio::task::{AbortHandle, JoinSet};
 
 use crate::builds::Builds;
 use crate::lane::{self, Status};
@@ -31,18 +30,6 @@ struct Lane {
     status: watch::Receiver<Status>,
 }
 
-/// A lane's task.
-struct Running {
-    lease: Lease,
-    task: AbortHandle,
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
 impl Worker {
     #[must_use]
     pub fn new(builds: Builds) -> Self {
@@ -64,13 +51,17 @@ impl Worker {
     /// Works until it is told to stop; then gives its lanes back, for others to take at once. If it is
     /// dropped instead, they are free when its connections have ended.
     pub async fn run(&self, mut stop: watch::Receiver<bool>) {
-        let pool = self.builds.pool().clone();
-        let mut worker = lanes::Worker::new(pool, name());
-        let (mut running, mut tasks) = (HashMap::new(), JoinSet::new());
-        let attending = self.builds.clone();
-        tasks.spawn(async move { attending.attend().await });
+        tokio::select! {
+            () = self.builds.attend() => {}
+            () = self.work(&mut stop) => {}
+        }
+    }
+
+    async fn work(&self, stop: &mut watch::Receiver<bool>) {
+        let mut worker = lanes::Worker::of_process(self.builds.pool().clone());
+        let mut tasks = Tasks::default();
         loop {
-            let pause = match self.share(&mut worker, &mut running, &mut tasks).await {
+            let pause = match self.share(&mut worker, &mut tasks).await {
                 Ok(()) if worker.is_leaving() => RETRY_INTERVAL,
                 Ok(()) => SHARE_INTERVAL,
                 Err(error) => {
@@ -84,20 +75,14 @@ impl Worker {
                 _ = stop.wait_for(|stop| *stop) => break,
             }
         }
-        tasks.shutdown().await;
+        tasks.end().await;
         if let Err(error) = worker.leave().await {
             tracing::warn!(%error, "others find out by themselves that the lanes are free");
         }
     }
 
     /// Finds out which lanes are its own now, begins what is new, and ends what is not its own any more.
-    async fn share(
-        &self,
-        worker: &mut lanes::Worker,
-        running: &mut HashMap<(String, i32), Running>,
-        tasks: &mut JoinSet<()>,
-    ) -> Result<(), sqlx::Error> {
-        while tasks.try_join_next().is_some() {}
+    async fn share(&self, worker: &mut lanes::Worker, tasks: &mut Tasks) -> Result<(), sqlx::Error> {
         let models = read_models::all(self.builds.pool()).await?;
         let ours: HashMap<String, (Arc<dyn Projection>, bool)> = models
             .iter()
@@ -111,10 +96,10 @@ impl Worker {
         let mut readers: Vec<String> = ours.keys().cloned().collect();
         readers.sort_unstable();
         let leases = worker.share(&readers).await?;
-        running.retain(|_, lane| leases.contains(&lane.lease) && !lane.task.is_finished());
+        tasks.keep(&leases);
         let mut statuses = self.statuses.lock().unwrap_or_else(PoisonError::into_inner);
         let statuses = statuses.get_or_insert_default();
-        statuses.retain(|key, _| running.contains_key(key));
+        statuses.retain(|(reader, lane), _| tasks.has(reader, *lane));
         for lease in leases {
             let key = (lease.reader.clone(), lease.lane);
             let Some((projection, is_live)) = ours.get(&lease.reader) else { continue };
@@ -125,16 +110,9 @@ impl Worker {
             let (sender, status) = watch::channel(Status::default());
             let (feed, pool) = (self.builds.feed().clone(), self.builds.pool().clone());
             let name = projection.name();
-            let task = tasks.spawn(lane::run(projection.clone(), lease.clone(), feed, pool, sender));
-            running.insert(key.clone(), Running { lease, task });
+            tasks.begin(lease.clone(), lane::run(projection.clone(), lease, feed, pool, sender));
             statuses.insert(key, Lane { projection: name, is_live: *is_live, status });
         }
         Ok(())
     }
-}
-
-/// The process, as operators know it.
-fn name() -> String {
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    format!("{host}:{}", std::process::id())
 }

@@ -2,7 +2,9 @@
 //!
 //! An answer is read from the database once, at some position of the log. As long as the log has nothing
 //! new about that product, the answer is true at every later position, and is given with the last one that
-//! was looked at. So it is never older than it says, and mostly newer than the database would be.
+//! was looked at. So it is never older than it says, and mostly newer than the database would be; but for
+//! what is done to the tables without a word in the log (a dead letter that is applied late, a change by hand),
+//! which shows after some seconds.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,8 +19,8 @@ use serde_json::value::RawValue;
 /// Most bytes of answers that are kept.
 const BYTES_MAX: u64 = 64 * 1024 * 1024;
 
-/// No answer is kept for longer, should somebody change the tables by hand.
-const KEPT_FOR: Duration = Duration::from_secs(60);
+/// No answer is kept for longer, for what changes in the tables without a word in the log.
+const KEPT_FOR: Duration = Duration::from_secs(5);
 
 /// Products whose last change is remembered, twice: those of now, and those before them.
 const CHANGES_MAX: usize = 50_000;

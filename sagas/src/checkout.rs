@@ -7,10 +7,12 @@
 //! | every line reserved         | payment::Authorize the quoted amount | payment::Undo                   |
 //! | payment::Authorized         | order::Confirm                       |                                 |
 //! | order::Confirmed            | payment::Capture, stock::Sell        | payment::Undo, stock::Return    |
-//! | a line refused, payment declined, the deadline, a request to cancel | everything above, backwards | |
+//! | a line refused, payment declined, the deadline, a request to cancel, an operator | everything above, backwards | |
 //!
 //! Undo goes backwards and waits for each step: first the money, then the stock, then the cart is
 //! open again, and last the order is cancelled; who sees it cancelled finds nothing held.
+
+mod react;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -21,7 +23,8 @@ use domain::{Aggregate, CartId, Command, Event as Happened, Money, OrderId, Sku}
 use domain::{cart, order, payment, stock};
 use serde::{Deserialize, Serialize};
 
-use crate::saga::{Action, Input};
+use crate::saga::{Action, Due, Input, Summary};
+use react::Draft;
 
 pub const NAME: &str = "checkout";
 
@@ -68,6 +71,24 @@ enum Stage {
     Cancelled,
 }
 
+impl Stage {
+    fn name(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Placing => "placing",
+            Self::Reserving => "reserving",
+            Self::Authorizing => "authorizing",
+            Self::Confirming => "confirming",
+            Self::Capturing => "capturing",
+            Self::Completed => "completed",
+            Self::UndoingPayment => "undoing_payment",
+            Self::Releasing => "releasing",
+            Self::Cancelling => "cancelling",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum LineState {
     Asked,
@@ -97,6 +118,8 @@ pub enum Event {
     CaptureBegun {},
     #[serde(rename = "checkout.completed")]
     Completed {},
+    #[serde(rename = "checkout.abandoned")]
+    Abandoned { reason: String },
     #[serde(rename = "checkout.failed")]
     Failed { reason: Reason },
     #[serde(rename = "checkout.payment_undo_begun")]
@@ -146,6 +169,7 @@ impl Aggregate for Checkout {
         match input {
             Input::Timer { name, .. } if name == DEADLINE => draft.deadline(),
             Input::Timer { .. } => {}
+            Input::Abandoned { reason } => draft.abandon(reason),
             Input::Event { stream, event, at } => match event {
                 Happened::Cart(cart::Event::CheckedOut { lines, total, payment, .. }) => {
                     if let Ok(cart_id) = stream.id().parse() {
@@ -189,6 +213,7 @@ impl Aggregate for Checkout {
                 self.stage = Stage::Capturing;
             }
             Event::Completed {} => self.stage = Stage::Completed,
+            Event::Abandoned { .. } => {}
             Event::Failed { reason } => self.reason = Some(*reason),
             Event::PaymentUndoBegun {} => self.stage = Stage::UndoingPayment,
             Event::PaymentUndone {} => self.payment_open = false,
@@ -250,13 +275,29 @@ impl Checkout {
                 let reopen = (!self.confirmed).then(|| Action::execute("reopen", reopen));
                 reopen.into_iter().chain([order("cancel", order::Command::Cancel { reason })]).collect()
             }
-            Event::LineHeld { .. }
+            Event::Abandoned { .. }
+            | Event::LineHeld { .. }
             | Event::LineRefused { .. }
             | Event::Completed {}
             | Event::PaymentUndone {}
             | Event::LineReleased { .. }
             | Event::Cancelled {} => Vec::new(),
         }
+    }
+
+    /// Where it has come to; nothing before it has begun.
+    #[must_use]
+    pub fn summary(&self) -> Option<Summary> {
+        let quote = self.quote.as_ref()?;
+        let is_waiting = self.reason.is_none() && self.waits_for_buyer();
+        let due = is_waiting.then_some(Due { timer: DEADLINE, generation: 0, at: quote.deadline });
+        let is_over = matches!(self.stage, Stage::Completed | Stage::Cancelled);
+        Some(Summary { stage: self.stage.name(), reason: self.reason.map(Reason::code), is_over, due })
+    }
+
+    /// Later, the money is there, and what remains takes no buyer.
+    fn waits_for_buyer(&self) -> bool {
+        matches!(self.stage, Stage::Placing | Stage::Reserving | Stage::Authorizing)
     }
 
     fn set_line(&mut self, sku: &Sku, state: LineState) {
@@ -267,126 +308,6 @@ impl Checkout {
 
     fn any_line(&self, state: LineState) -> bool {
         self.lines.values().any(|line| *line == state)
-    }
-}
-
-/// The state as it will be, and the events that make it so.
-struct Draft {
-    state: Checkout,
-    events: Vec<Event>,
-}
-
-impl Draft {
-    fn record(&mut self, event: Event) {
-        self.state.evolve(&event);
-        self.events.push(event);
-    }
-
-    fn start(&mut self, quote: Quote) {
-        if self.state.stage == Stage::New {
-            self.record(Event::Started(quote));
-        }
-    }
-
-    fn stock(&mut self, sku: Sku, event: &stock::Event) {
-        let line = self.state.lines.get(&sku).copied();
-        match (event, line) {
-            (stock::Event::Reserved { .. }, Some(LineState::Asked)) => {
-                self.record(Event::LineHeld { sku });
-                self.after_an_answer();
-            }
-            (stock::Event::ReservationRefused { .. }, Some(LineState::Asked)) => {
-                self.record(Event::LineRefused { sku });
-                self.after_an_answer();
-            }
-            (stock::Event::Released { .. } | stock::Event::Returned { .. }, Some(LineState::Held))
-                if self.state.stage == Stage::Releasing =>
-            {
-                self.record(Event::LineReleased { sku });
-                if !self.state.any_line(LineState::Held) {
-                    self.record(Event::CancellationBegun {});
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// Once every line has its answer, the way is clear: on to the payment, or back.
-    fn after_an_answer(&mut self) {
-        if self.state.any_line(LineState::Asked) {
-            return;
-        }
-        if self.state.reason.is_some() {
-            self.undo();
-        } else if self.state.any_line(LineState::Refused) {
-            self.fail(Reason::OutOfStock);
-        } else {
-            self.record(Event::AuthorizationBegun {});
-        }
-    }
-
-    fn order(&mut self, event: &order::Event) {
-        match (event, self.state.stage) {
-            (order::Event::Placed { .. }, Stage::Placing) if self.state.reason.is_some() => {
-                self.record(Event::CancellationBegun {});
-            }
-            (order::Event::Placed { .. }, Stage::Placing) => self.record(Event::ReservationBegun {}),
-            (order::Event::Confirmed {}, Stage::Confirming) => self.record(Event::CaptureBegun {}),
-            (order::Event::CancellationRequested {}, _) => self.fail(Reason::CancelledByBuyer),
-            (order::Event::Cancelled { .. }, Stage::Cancelling) => self.record(Event::Cancelled {}),
-            _ => {}
-        }
-    }
-
-    fn payment(&mut self, event: &payment::Event) {
-        match (event, self.state.stage) {
-            (payment::Event::Authorized { .. }, Stage::Authorizing) => {
-                self.record(Event::ConfirmationBegun {})
-            }
-            (payment::Event::Captured { .. }, Stage::Capturing) => self.record(Event::Completed {}),
-            (payment::Event::Declined { .. }, Stage::Authorizing | Stage::Capturing) => {
-                self.record(Event::PaymentUndone {});
-                self.fail(Reason::PaymentDeclined);
-            }
-            (
-                payment::Event::Declined { .. } | payment::Event::Voided {} | payment::Event::Refunded { .. },
-                Stage::UndoingPayment,
-            ) => {
-                self.record(Event::PaymentUndone {});
-                self.undo();
-            }
-            _ => {}
-        }
-    }
-
-    fn deadline(&mut self) {
-        // Later, the money is there, and what remains takes no buyer.
-        if matches!(self.state.stage, Stage::Placing | Stage::Reserving | Stage::Authorizing) {
-            self.fail(Reason::PaymentTimedOut);
-        }
-    }
-
-    /// From here on it goes backwards. Only the first reason counts.
-    fn fail(&mut self, reason: Reason) {
-        if self.state.reason.is_some() || self.state.stage == Stage::New {
-            return;
-        }
-        self.record(Event::Failed { reason });
-        self.undo();
-    }
-
-    /// The next step backwards, once nothing is under way any more.
-    fn undo(&mut self) {
-        if self.state.stage == Stage::Placing || self.state.any_line(LineState::Asked) {
-            return;
-        }
-        if self.state.payment_open {
-            self.record(Event::PaymentUndoBegun {});
-        } else if self.state.any_line(LineState::Held) {
-            self.record(Event::ReleaseBegun {});
-        } else {
-            self.record(Event::CancellationBegun {});
-        }
     }
 }
 

@@ -1,11 +1,16 @@
 //! Sagas: events in, commands out, until a checkout has come to its good or its orderly end.
 
+mod calls;
 pub mod checkout;
+mod index;
+mod lane;
 pub mod payment;
 mod queues;
-pub mod runner;
 pub mod saga;
 mod settle;
+pub mod status;
+mod work;
+pub mod worker;
 
 #[cfg(test)]
 mod spec;
@@ -13,4 +18,7 @@ mod spec;
 mod wire_format;
 
 pub use checkout::Checkout;
-pub use runner::{Sagas, Settings};
+pub use index::Index;
+pub use lane::Status;
+pub use work::{Sagas, Settings};
+pub use worker::Worker;

@@ -12,7 +12,7 @@
 use domain::payment;
 use domain::{Event, OrderId};
 
-use crate::saga::{Action, Input};
+use crate::saga::{Action, Due, Input, Summary};
 
 pub const NAME: &str = "payment";
 
@@ -22,6 +22,28 @@ const LOOK_UP: &str = "look_up";
 #[must_use]
 pub fn follows(stream_id: &str, event: &Event) -> Option<OrderId> {
     matches!(event, Event::Payment(_)).then(|| stream_id.parse().ok()).flatten()
+}
+
+/// Where the payment has come to with the event; nothing, if that says nothing of it.
+#[must_use]
+pub fn summary(event: &payment::Event) -> Option<Summary> {
+    let waits = |stage, due| Some(Summary { stage, reason: None, is_over: false, due });
+    let over = |stage| Some(Summary { stage, reason: None, is_over: true, due: None });
+    match event {
+        payment::Event::AuthorizationRequested { .. } => waits("authorize", None),
+        payment::Event::CaptureRequested { .. } => waits("capture", None),
+        payment::Event::VoidRequested {} => waits("void", None),
+        payment::Event::RefundRequested { .. } => waits("refund", None),
+        payment::Event::OutcomeUnknown { operation, attempt, look_up_at } => {
+            waits(operation.code(), Some(Due { timer: LOOK_UP, generation: *attempt, at: *look_up_at }))
+        }
+        payment::Event::Authorized { .. } => over("authorized"),
+        payment::Event::Declined { .. } => over("declined"),
+        payment::Event::Captured { .. } => over("captured"),
+        payment::Event::Voided {} => over("voided"),
+        payment::Event::Refunded { .. } => over("refunded"),
+        payment::Event::CancellationRequested {} => None,
+    }
 }
 
 /// What is to be done about it.
@@ -43,7 +65,7 @@ pub fn actions(input: &Input) -> Vec<Action> {
             | payment::Event::Voided {}
             | payment::Event::Refunded { .. } => Vec::new(),
         },
-        Input::Event { .. } => Vec::new(),
+        Input::Event { .. } | Input::Abandoned { .. } => Vec::new(),
         Input::Timer { generation, .. } => vec![Action::SettlePayment { generation: Some(*generation) }],
     }
 }

@@ -1,4 +1,5 @@
 //! Work in order within one saga, side by side across sagas, and how far all of it has come.
+//! What is under way ends with the queues.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::future::Future;
@@ -6,6 +7,7 @@ use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::AbortHandle;
 
 /// A queue for each key; different keys don't wait for each other.
 pub(crate) struct Queues<K, W> {
@@ -15,6 +17,8 @@ pub(crate) struct Queues<K, W> {
 
 struct State<K, W> {
     waiting: HashMap<K, VecDeque<(W, u64, OwnedSemaphorePermit)>>,
+    /// Who works on each key.
+    running: HashMap<K, AbortHandle>,
     /// Work that is not done yet, by its position in the log.
     open: BTreeMap<u64, usize>,
     /// Everything up to here was handed in.
@@ -28,7 +32,8 @@ where
 {
     /// Queues that hold at most so much work at a time, beginning after a position in the log.
     pub fn new(work_max: usize, after: u64) -> Self {
-        let state = State { waiting: HashMap::new(), open: BTreeMap::new(), seen: after };
+        let state =
+            State { waiting: HashMap::new(), running: HashMap::new(), open: BTreeMap::new(), seen: after };
         Self { state: Arc::new(Mutex::new(state)), places: Arc::new(Semaphore::new(work_max)) }
     }
 
@@ -41,22 +46,21 @@ where
     {
         let places = self.places.clone();
         let Ok(place) = places.acquire_owned().await else { unreachable!("the semaphore is never closed") };
-        let first = {
-            let mut state = lock(&self.state);
-            *state.open.entry(position).or_default() += 1;
-            let queue = state.waiting.get_mut(&key);
-            match queue {
-                Some(queue) => {
-                    queue.push_back((work, position, place));
-                    return;
-                }
-                None => {
-                    state.waiting.insert(key.clone(), VecDeque::new());
-                    (work, position, place)
-                }
-            }
-        };
-        tokio::spawn(drain(self.state.clone(), key, first, run));
+        let mut state = lock(&self.state);
+        *state.open.entry(position).or_default() += 1;
+        if let Some(queue) = state.waiting.get_mut(&key) {
+            queue.push_back((work, position, place));
+            return;
+        }
+        state.waiting.insert(key.clone(), VecDeque::new());
+        // It begins only when the lock is free again, so it can't end before it is known to run.
+        let task = tokio::spawn(drain(self.state.clone(), key.clone(), (work, position, place), run));
+        state.running.insert(key, task.abort_handle());
+    }
+
+    /// Whether there is work with this key.
+    pub fn is_busy(&self, key: &K) -> bool {
+        lock(&self.state).waiting.contains_key(key)
     }
 
     /// Everything up to this position was handed in.
@@ -69,6 +73,12 @@ where
         let state = lock(&self.state);
         let oldest = state.open.keys().next();
         oldest.map_or(state.seen, |oldest| state.seen.min(oldest - 1))
+    }
+}
+
+impl<K, W> Drop for Queues<K, W> {
+    fn drop(&mut self) {
+        lock(&self.state).running.values().for_each(AbortHandle::abort);
     }
 }
 
@@ -95,6 +105,7 @@ async fn drain<K, W, F, R>(
         next = state.waiting.get_mut(&key).and_then(VecDeque::pop_front);
         if next.is_none() {
             state.waiting.remove(&key);
+            state.running.remove(&key);
         }
     }
 }

@@ -16,6 +16,8 @@ pub enum Input {
     Event { stream: StreamId, event: Event, at: DateTime<Utc> },
     /// A timer of the saga's own fired.
     Timer { name: String, generation: u32 },
+    /// An operator wants it to end, and says why.
+    Abandoned { reason: String },
 }
 
 /// What a saga asks for.
@@ -39,6 +41,27 @@ pub enum Action {
     CancelTimer {
         name: &'static str,
     },
+}
+
+/// Where a saga has come to, as operators see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    /// What it waits for, in a word.
+    pub stage: &'static str,
+    /// Why it goes backwards, if it does.
+    pub reason: Option<&'static str>,
+    /// Nothing will come of it any more by itself.
+    pub is_over: bool,
+    /// When it goes on, whatever else happens.
+    pub due: Option<Due>,
+}
+
+/// A timer that is set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Due {
+    pub timer: &'static str,
+    pub generation: u32,
+    pub at: DateTime<Utc>,
 }
 
 impl Action {

@@ -27,6 +27,7 @@ fn all() -> Vec<Event> {
         Event::ConfirmationBegun {},
         Event::CaptureBegun {},
         Event::Completed {},
+        Event::Abandoned { reason: "the buyer called".into() },
         Event::Failed { reason: Reason::OutOfStock },
         Event::PaymentUndoBegun {},
         Event::PaymentUndone {},

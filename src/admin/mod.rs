@@ -1,6 +1,8 @@
 //! The admin HTTP API: for operators, on an address of its own.
 
+pub mod client;
 pub mod dead_letters;
+pub mod sagas;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,7 +65,7 @@ pub fn router(builds: Builds) -> Router {
     #[derive(OpenApi)]
     #[openapi(info(
         title = "Cartulary, for operators",
-        description = "Read models: their state, rebuilds, verification, dead letters."
+        description = "Read models: their state, rebuilds, verification, dead letters; and sagas that are under way."
     ))]
     struct Admin;
     let routes = OpenApiRouter::with_openapi(Admin::openapi())
@@ -77,6 +79,7 @@ pub fn router(builds: Builds) -> Router {
         .routes(routes!(cut_over))
         .routes(routes!(roll_back))
         .merge(dead_letters::routes())
+        .merge(sagas::routes())
         .with_state(Arc::new(builds));
     let (router, document) = routes.split_for_parts();
     let document = Arc::new(document);

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use projections::dead_letters::{DeadLetter, DeadLetterDetails};
 use serde_json::json;
 
-use super::client::{Client, segment};
 use super::print::aligned;
+use crate::admin::client::{Client, segment};
 use crate::admin::dead_letters::{Asked, DeadLetterInAll, DeadLetters};
 use crate::config::DeadLettersWhat;
 
@@ -31,14 +31,14 @@ pub async fn run(client: &Client, what: DeadLettersWhat) -> anyhow::Result<ExitC
         DeadLettersWhat::Retry { name, key } => {
             let name = segment(&name);
             let path = match key {
-                Some(key) => format!("{name}/dead-letters/{}/retry", segment(&key)),
-                None => format!("{name}/dead-letters/retry"),
+                Some(key) => format!("/projections/{name}/dead-letters/{}/retry", segment(&key)),
+                None => format!("/projections/{name}/dead-letters/retry"),
             };
             let Asked { asked } = client.post(&path, None).await?;
             println!("{asked} will be tried again in a moment; `dead-letters list` shows what is left");
         }
         DeadLettersWhat::Skip { name, key, reason } => {
-            let path = format!("{}/dead-letters/{}/skip", segment(&name), segment(&key));
+            let path = format!("/projections/{}/dead-letters/{}/skip", segment(&name), segment(&key));
             let Asked { asked } = client.post(&path, Some(json!({ "reason": reason }))).await?;
             println!(
                 "its first event is done without, in {asked} read models; what waits behind it is tried in a moment"

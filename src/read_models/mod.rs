@@ -1,18 +1,17 @@
 //! `cartulary projections`: what operators ask of the read models, through the admin API.
 
-mod client;
 mod dead_letters;
-mod print;
+pub mod print;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use client::{Client, segment};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use projections::status::ReadModelStatus;
 
 use crate::addresses;
+use crate::admin::client::{Client, segment};
 use crate::admin::{RebuildBody, Version, Versions};
 use crate::config::{Projections, ProjectionsWhat};
 
@@ -37,12 +36,14 @@ pub async fn run(options: Projections) -> anyhow::Result<ExitCode> {
         }
         ProjectionsWhat::Verify { name } => verify(&client, &name).await,
         ProjectionsWhat::Rollback { name } => {
-            let Version { projection, version } = client.post(&format!("{name}/rollback"), None).await?;
+            let Version { projection, version } =
+                client.post(&format!("/projections/{}/rollback", segment(&name)), None).await?;
             println!("{projection}_v{version} is live again");
             Ok(ExitCode::SUCCESS)
         }
         ProjectionsWhat::CutOver { name } => {
-            let Version { projection, version } = client.post(&format!("{name}/cut-over"), None).await?;
+            let Version { projection, version } =
+                client.post(&format!("/projections/{}/cut-over", segment(&name)), None).await?;
             println!("{projection}_v{version} is live");
             Ok(ExitCode::SUCCESS)
         }
@@ -88,8 +89,8 @@ async fn rebuild(
 ) -> anyhow::Result<ExitCode> {
     let body = Some(serde_json::to_value(body)?);
     let begun = match name {
-        Some(name) => vec![client.post(&format!("{}/rebuild", segment(name)), body).await?],
-        None => client.post::<Versions>("rebuild", body).await?.data,
+        Some(name) => vec![client.post(&format!("/projections/{}/rebuild", segment(name)), body).await?],
+        None => client.post::<Versions>("/projections/rebuild", body).await?.data,
     };
     for Version { projection, version } in &begun {
         println!("building {projection}_v{version} beside the live one");
@@ -179,7 +180,7 @@ fn end(model: Option<&ReadModelStatus>) -> Option<End> {
 }
 
 async fn verify(client: &Client, name: &str) -> anyhow::Result<ExitCode> {
-    let build: Version = client.post(&format!("{name}/verify"), None).await?;
+    let build: Version = client.post(&format!("/projections/{}/verify", segment(name)), None).await?;
     let bars = MultiProgress::new();
     let comparing = async {
         loop {

@@ -70,7 +70,9 @@ async fn a_cart_that_shows_something_else_has_another_etag() {
     let after = shop.get_at(&path, priced.position()).await;
     assert_eq!(after.body["total"]["amount"], 1);
     assert_ne!(after.header("etag"), before.header("etag"));
-    let version = |answer: &shop::Answer| answer.header("etag").split('-').next().map(str::to_owned);
+    let version = |answer: &crate::support::customer::Answer| {
+        answer.header("etag").split('-').next().map(str::to_owned)
+    };
     assert_eq!(version(&after), version(&before), "If-Match compares what is the cart's own");
 }
 

@@ -83,7 +83,7 @@ async fn everything_is_there_again_after_a_clean_stop() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_starter_catalogue_comes_once_and_whole() {
     let shop = Shop::start_with(Folder::new(), &[]).await;
-    let position = |answer: &crate::support::shop::Answer| answer.position();
+    let position = |answer: &crate::support::customer::Answer| answer.position();
     let products = shop.get("/v1/search?limit=1").await;
     assert!(products.body["total"].as_u64() >= Some(60));
     let categories = shop.get("/v1/categories").await.body;

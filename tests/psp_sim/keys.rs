@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
+use crate::support::customer::Answer;
 use crate::support::eventually;
 use crate::support::psp::{Psp, hold};
-use crate::support::shop::Answer;
 
 const INTENTS: &str = "/v1/payment_intents";
 

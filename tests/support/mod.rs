@@ -1,5 +1,6 @@
 //! What all tests need: servers, shops, and the certainty that they end with the tests.
 
+pub mod customer;
 pub mod disk;
 pub mod faulty_log;
 pub mod load;

@@ -10,8 +10,9 @@ use reqwest::{Method, RequestBuilder};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
+use super::customer::Answer;
 use super::eventually;
-use super::shop::{Answer, PROGRAM};
+use super::shop::PROGRAM;
 use super::warden::{Folder, kill_at_the_end};
 
 /// A running simulator.

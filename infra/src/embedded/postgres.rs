@@ -146,10 +146,13 @@ impl Plan<'_> {
         }
     }
 
-    /// Where the server's socket is, if its path is not too long for one.
+    /// Where the server's socket is, if its path is not too long for one. The setting takes a list, so a
+    /// comma would make two of it.
     fn socket_folder(&self) -> Option<&Path> {
         let path = self.cluster.join(".s.PGSQL.65535");
-        (path.as_os_str().len() <= SOCKET_PATH_MAX).then_some(&self.cluster)
+        let is_fitting = path.as_os_str().len() <= SOCKET_PATH_MAX;
+        let is_plain = path.to_str().is_some_and(|path| !path.contains([',', '"', '\'']));
+        (is_fitting && is_plain).then_some(&self.cluster)
     }
 
     fn socket_url(&self, folder: &Path, port: u16) -> String {

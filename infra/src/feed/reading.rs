@@ -12,20 +12,20 @@ use crate::follow;
 use crate::log::{EventLog, ReadError};
 
 /// Most bytes of commits that wait for a follower, so that memory is bounded however long the log is.
-const BYTES_MAX: usize = 8 * 1024 * 1024;
+const BYTES_MAX: usize = 4 * 1024 * 1024;
 const ENTRIES_MAX: usize = 30_000;
 
 /// Commits that all followers have passed and that are kept, for those who come a little later.
 const HISTORY: usize = 256;
 
 /// Bytes of such commits while there are many to read: those who begin a build begin nearly at a time.
-const HISTORY_BYTES: usize = 1024 * 1024;
+const HISTORY_BYTES: usize = 512 * 1024;
 
 /// Commits that are handed over at a time.
 const CHUNK: usize = 256;
 
 /// How long others wait for a follower that does not move.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(2);
 
 pub(super) struct Reading {
     window: Mutex<Window>,
@@ -133,12 +133,17 @@ impl Reading {
 
     async fn room(&self) {
         loop {
-            let room = self.room.notified();
             if self.window().has_room() {
                 return;
             }
+            let before = self.window().followers.clone();
+            let room = async {
+                while !self.window().has_room() {
+                    self.room.notified().await;
+                }
+            };
             if tokio::time::timeout(PATIENCE, room).await.is_err() {
-                self.window().leave_behind();
+                self.window().leave_behind(&before);
             }
         }
     }
@@ -160,11 +165,11 @@ impl Window {
         }
     }
 
-    /// Goes on without the slowest, if others have all there is and want more.
-    fn leave_behind(&mut self) {
-        let slowest = self.followers.values().min().copied().filter(|slowest| *slowest < self.last);
-        if self.followers.values().any(|after| *after == self.last) {
-            self.followers.retain(|_, after| Some(*after) != slowest);
+    /// Goes on without those who have not moved since then, if others have all there is and want more.
+    fn leave_behind(&mut self, before: &BTreeMap<u64, u64>) {
+        let last = self.last;
+        if self.followers.values().any(|after| *after == last) {
+            self.followers.retain(|number, after| *after == last || before.get(number) != Some(after));
         }
         self.trim();
     }

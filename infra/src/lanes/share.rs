@@ -37,6 +37,13 @@ struct Row {
 }
 
 impl Worker {
+    /// Named as operators know the process.
+    #[must_use]
+    pub fn of_process(pool: PgPool) -> Self {
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        Self::new(pool, format!("{host}:{}", std::process::id()))
+    }
+
     /// The name tells people which process it is.
     #[must_use]
     pub fn new(pool: PgPool, name: String) -> Self {
@@ -147,15 +154,7 @@ impl Worker {
     /// Takes a lane that nobody alive has. A connection on which its last holder may still be at work
     /// is ended: it would keep its locks for as long as the holder is paused.
     async fn take(&self, row: &Row, connection: &mut PgConnection) -> Result<i64, sqlx::Error> {
-        sqlx::query(
-            "select pg_terminate_backend(pid) from pg_stat_activity join cartulary.lanes
-                 on pid = backend and backend_start = backend_started_at
-             where reader = $1 and lane = $2",
-        )
-        .bind(&row.reader)
-        .bind(row.lane)
-        .execute(&mut *connection)
-        .await?;
+        end_backend(&row.reader, row.lane, connection).await?;
         sqlx::query_scalar(
             "update cartulary.lanes set holder = $3, epoch = epoch + 1, backend = null
              where reader = $1 and lane = $2 returning epoch",
@@ -188,8 +187,9 @@ fn lease(row: &Row) -> Lease {
     Lease { reader: row.reader.clone(), lane: row.lane, partitions, epoch: row.epoch }
 }
 
-/// Its connection does other work by now, and is not to be ended by who takes the lane.
+/// Whoever worked on it has stopped; what may still wait on its connection is ended.
 async fn give_back(lease: &Lease, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    end_backend(&lease.reader, lease.lane, connection).await?;
     sqlx::query(
         "update cartulary.lanes set holder = null, epoch = epoch + 1, backend = null
          where reader = $1 and lane = $2 and epoch = $3",
@@ -197,6 +197,20 @@ async fn give_back(lease: &Lease, connection: &mut PgConnection) -> Result<(), s
     .bind(&lease.reader)
     .bind(lease.lane)
     .bind(lease.epoch)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Ends the connection on which the lane was worked on, if it still stands.
+async fn end_backend(reader: &str, lane: i32, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "select pg_terminate_backend(pid) from pg_stat_activity join cartulary.lanes
+             on pid = backend and backend_start = backend_started_at
+         where reader = $1 and lane = $2",
+    )
+    .bind(reader)
+    .bind(lane)
     .execute(connection)
     .await?;
     Ok(())

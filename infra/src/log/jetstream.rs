@@ -33,11 +33,18 @@ pub(crate) const ACK_LIMIT: Duration = Duration::from_secs(5);
 const CONNECTION_CHECK: Duration = Duration::from_millis(500);
 
 /// Messages on their way to a reader at a time, and their bytes: with few, it waits for more than it reads.
-const AHEAD_MAX: usize = 4_000;
-const AHEAD_BYTES_MAX: usize = 8 * 1024 * 1024;
+const AHEAD_MAX: usize = 2_000;
+const AHEAD_BYTES_MAX: usize = 2 * 1024 * 1024;
 
-/// When the server forgets a reader that has gone without a word.
-const READER_KEEP: Duration = Duration::from_secs(30);
+/// How long the server collects messages for one request of a reader; it asks again behind that.
+const PULL_LIMIT: Duration = Duration::from_secs(10);
+
+/// How often the server gives a sign of life to a reader that waits: without it, nobody would notice that the
+/// one server which has the reader is gone.
+const HEARTBEAT: Duration = Duration::from_secs(2);
+
+/// When the server forgets a reader that has gone without a word; much later than it is asked again.
+const READER_KEEP: Duration = Duration::from_secs(300);
 
 /// The window of the server's own deduplication: a second belt, bound to the content.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
@@ -131,8 +138,16 @@ impl JetStreamLog {
             ..Default::default()
         };
         let consumer = self.stream().await?.create_consumer(from).await.map_err(Unavailable::because)?;
-        let reading =
-            consumer.stream().max_messages_per_batch(AHEAD_MAX).max_bytes_per_batch(AHEAD_BYTES_MAX);
+        // A server may allow less, for all its consumers.
+        let allowed = |wanted: usize, most: i64| match usize::try_from(most) {
+            Ok(most @ 1..) => wanted.min(most),
+            _ => wanted,
+        };
+        let config = &consumer.cached_info().config;
+        let messages_max = allowed(AHEAD_MAX, config.max_batch);
+        let bytes_max = allowed(AHEAD_BYTES_MAX, config.max_bytes);
+        let reading = consumer.stream().max_messages_per_batch(messages_max).max_bytes_per_batch(bytes_max);
+        let reading = reading.expires(PULL_LIMIT).heartbeat(HEARTBEAT);
         reading.messages().await.map_err(Unavailable::because)
     }
 

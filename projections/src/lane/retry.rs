@@ -71,8 +71,11 @@ impl Lane {
         let Some(first) = places.first() else {
             let mut transaction = connection.begin().await?;
             self.check_lease(&mut transaction).await?;
-            letters.release(key, &mut transaction).await?;
+            let is_drained = letters.release(key, &mut transaction).await?;
             transaction.commit().await?;
+            if !is_drained {
+                return Ok(Tried::Applied);
+            }
             letters.released(key);
             return Ok(Tried::Drained);
         };
@@ -97,7 +100,6 @@ impl Lane {
         work: &mut Work,
         connection: &mut PgConnection,
     ) -> Result<Tried, Error> {
-        let Some(last) = places.last() else { return Ok(Tried::Drained) };
         let entries = self.read(places).await?;
         let mut ours = Vec::new();
         for (place, entry) in places.iter().zip(&entries) {
@@ -107,6 +109,8 @@ impl Lane {
                 Now::Unreadable(reason) => return Ok(Tried::Failed(reason)),
                 Now::Elsewhere(found) => {
                     let mut transaction = connection.begin().await?;
+                    // In order, so that two who do it don't wait for each other.
+                    self.lease.lock_all(&mut transaction).await?;
                     self.check_lease(&mut transaction).await?;
                     letters.put_where_they_belong(key, *place, &found, &mut transaction).await?;
                     transaction.commit().await?;
@@ -123,7 +127,7 @@ impl Lane {
         }
         match applied.map_err(|error| Error::applying(error, 0, 0)) {
             Ok(()) => {
-                letters.applied(key, *last, &mut transaction).await?;
+                letters.applied(key, places, &mut transaction).await?;
                 transaction.commit().await?;
                 Ok(Tried::Applied)
             }

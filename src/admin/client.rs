@@ -60,7 +60,7 @@ impl Client {
     }
 
     pub async fn post<T: DeserializeOwned>(&self, path: &str, body: Option<Value>) -> anyhow::Result<T> {
-        self.ask(Method::POST, &format!("/projections/{path}"), body).await
+        self.ask(Method::POST, path, body).await
     }
 
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {

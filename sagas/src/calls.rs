@@ -1,0 +1,95 @@
+//! What operators call for: a step now instead of later, or the end of a checkout.
+
+use domain::{CommandId, Event, OrderId, StreamId};
+use uuid::Uuid;
+
+use crate::checkout::{self, Checkout};
+use crate::index::Called;
+use crate::saga::{Action, Input};
+use crate::work::{Again, Kind, Sagas, Work};
+
+impl Sagas {
+    /// Does what was called for.
+    pub(crate) async fn take_up(&self, called: &Called) -> Result<(), Again> {
+        let order_id = OrderId(called.id);
+        match called.call.as_str() {
+            "abandon" => self.abandon(order_id, called).await,
+            _ => {
+                self.repeat_last_step(order_id).await?;
+                self.settle_now(order_id).await
+            }
+        }
+    }
+
+    /// Takes back whatever the checkout has done, and records who is to blame.
+    async fn abandon(&self, order_id: OrderId, called: &Called) -> Result<(), Again> {
+        // The same call, taken up twice, has the same id.
+        let cause = Uuid::new_v5(&order_id.0, format!("abandon/{}", called.at.timestamp_micros()).as_bytes());
+        let input = Input::Abandoned { reason: called.reason.clone().unwrap_or_default() };
+        let correlation = CommandId(cause);
+        self.try_to_deal_with(&Work {
+            kind: Kind::Checkout,
+            order_id,
+            input,
+            cause,
+            correlation,
+            position: None,
+        })
+        .await
+    }
+
+    /// Asks the provider now for the outcome that is owed, if one is.
+    async fn settle_now(&self, order_id: OrderId) -> Result<(), Again> {
+        let payment = self.executors.payments.load(order_id).await.map_err(Again::because)?;
+        let Some(request) = payment.state.open_request(order_id) else { return Ok(()) };
+        let cause = Uuid::now_v7();
+        let input = Input::Timer { name: "retry".to_owned(), generation: request.attempt };
+        let correlation = CommandId(cause);
+        self.try_to_deal_with(&Work {
+            kind: Kind::Payment,
+            order_id,
+            input,
+            cause,
+            correlation,
+            position: None,
+        })
+        .await
+    }
+
+    /// Asks again for what follows from the last thing that the checkout recorded: what was done is
+    /// recognised, what was not is done.
+    async fn repeat_last_step(&self, order_id: OrderId) -> Result<(), Again> {
+        let log = self.feed.log();
+        let stream = StreamId::of::<Checkout>(order_id);
+        let Some(last) = log.load(&stream, 0).await.map_err(Again::because)?.pop() else { return Ok(()) };
+        let events: Result<Vec<checkout::Event>, _> =
+            last.commit.events.iter().map(domain::RecordedEvent::decode).collect();
+        let events = events.map_err(Again::because)?;
+        let Some(cause) = last.commit.causation else { return Ok(()) };
+        let state = self.checkouts.load(order_id).await.map_err(Again::because)?.state;
+        let mut input = Input::Timer { name: "retry".to_owned(), generation: 0 };
+        if let Some(checkout::Event::Started(quote)) = events.first() {
+            input = self.checked_out(quote, cause).await?.unwrap_or(input);
+        }
+        let actions = state.actions(order_id, &input, &events);
+        let correlation = last.commit.correlation;
+        let work = Work { kind: Kind::Checkout, order_id, input, cause, correlation, position: None };
+        for action in actions {
+            // The deadline stands as it was set.
+            if !matches!(action, Action::SetTimer { .. }) {
+                self.act(&work, action).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The event that a checkout began with.
+    async fn checked_out(&self, quote: &checkout::Quote, id: Uuid) -> Result<Option<Input>, Again> {
+        let stream = StreamId::of::<domain::cart::Cart>(quote.cart_id);
+        let commits = self.feed.log().load(&stream, 0).await.map_err(Again::because)?;
+        let recorded = commits.iter().flat_map(|stored| &stored.commit.events).find(|event| event.id == id);
+        let Some(recorded) = recorded else { return Ok(None) };
+        let event = Event::decode(recorded).map_err(Again::because)?;
+        Ok(event.map(|event| Input::Event { stream, event, at: recorded.occurred_at }))
+    }
+}

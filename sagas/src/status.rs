@@ -1,0 +1,214 @@
+//! What operators ask about sagas.
+
+use chrono::{DateTime, Utc};
+use domain::commit::RecordedEvent;
+use domain::{Commit, OrderId, StreamId};
+use infra::log::{EventLog, ReadError};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sqlx::{FromRow, PgPool};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+/// After this time in one stage without a timer, a saga is looked at.
+const LONG_S: f64 = 15.0 * 60.0;
+
+/// How late a timer may be.
+const LATE_S: f64 = 60.0;
+
+/// After so many look-ups, an unknown outcome is looked at.
+const LOOK_UPS: i32 = 5;
+
+/// Sagas that are under way, by stage.
+#[derive(Debug, Serialize, Deserialize, FromRow, ToSchema)]
+pub struct Stage {
+    /// `checkout` or `payment`.
+    pub saga: String,
+    /// What they wait for.
+    pub stage: String,
+    pub sagas: i64,
+    /// Since when the oldest one is in this stage.
+    pub oldest_since: DateTime<Utc>,
+    /// Those which something is wrong with.
+    pub stuck: i64,
+}
+
+/// A saga that is under way.
+#[derive(Debug, Serialize, Deserialize, FromRow, ToSchema)]
+pub struct Open {
+    /// `checkout` or `payment`.
+    pub saga: String,
+    /// The order's id.
+    pub id: Uuid,
+    pub stage: String,
+    /// Why it goes backwards, if it does.
+    pub reason: Option<String>,
+    /// In this stage since then.
+    pub since: DateTime<Utc>,
+    /// When it goes on, whatever else happens.
+    pub deadline: Option<DateTime<Utc>>,
+    /// Attempts at what it can't get done, or at an outcome that is unknown.
+    pub attempts: Option<i64>,
+    /// What went wrong the last time.
+    pub error: Option<String>,
+}
+
+/// An order's sagas, as the log has them.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct Story {
+    pub id: Uuid,
+    /// Those of the order's sagas that are known here, and how they are doing.
+    pub sagas: Vec<Open>,
+    /// All that they recorded, in the log's order.
+    pub steps: Vec<Step>,
+}
+
+/// Something that a saga recorded.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct Step {
+    pub position: u64,
+    pub at: DateTime<Utc>,
+    /// `checkout`, `payment` or `order`.
+    pub stream: String,
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// It takes back what was done.
+    pub is_undo: bool,
+    #[schema(value_type = Object)]
+    pub data: Value,
+    /// The event or command that led to it.
+    pub causation: Option<Uuid>,
+}
+
+/// What is true of a saga that is stuck; `t` is its trouble.
+const STUCK: &str = "(t.id is not null
+    or s.deadline < clock_timestamp() - make_interval(secs => $1)
+    or s.deadline is null and s.since < clock_timestamp() - make_interval(secs => $2)
+    or s.saga = 'payment' and s.generation >= $3)";
+
+const FROM: &str =
+    "cartulary.sagas as s left join cartulary.saga_troubles as t on t.saga = s.saga and t.id = s.id";
+
+const OPEN: &str = "s.saga, s.id, s.stage, s.reason, s.since, s.deadline,
+    coalesce(t.attempts, nullif(s.generation, 0)::bigint) as attempts, t.error";
+
+/// How many sagas are under way, and where.
+///
+/// # Errors
+/// Postgres does not answer.
+pub async fn stages(pool: &PgPool) -> Result<Vec<Stage>, sqlx::Error> {
+    let query = format!(
+        "select s.saga, s.stage, count(*) as sagas, min(s.since) as oldest_since,
+                count(*) filter (where {STUCK}) as stuck
+         from {FROM} where not s.is_over group by 1, 2 order by 1, 2"
+    );
+    stuck_if(sqlx::query_as(sqlx::AssertSqlSafe(query))).fetch_all(pool).await
+}
+
+/// Sagas that something is wrong with, those that have waited longest first, at most so many.
+///
+/// # Errors
+/// Postgres does not answer.
+pub async fn stuck(pool: &PgPool, most: u32) -> Result<Vec<Open>, sqlx::Error> {
+    let query =
+        format!("select {OPEN} from {FROM} where not s.is_over and {STUCK} order by s.since, s.id limit $4");
+    stuck_if(sqlx::query_as(sqlx::AssertSqlSafe(query))).bind(i64::from(most)).fetch_all(pool).await
+}
+
+type QueryAs<T> = sqlx::query::QueryAs<'static, sqlx::Postgres, T, sqlx::postgres::PgArguments>;
+
+fn stuck_if<T>(query: QueryAs<T>) -> QueryAs<T> {
+    query.bind(LATE_S).bind(LONG_S).bind(LOOK_UPS)
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("Postgres does not answer: {0}")]
+    Database(#[from] sqlx::Error),
+    #[error(transparent)]
+    Log(#[from] ReadError),
+}
+
+/// All that an order's sagas have done; nothing, if there is no such order.
+///
+/// # Errors
+/// Postgres or the log does not answer.
+pub async fn show(pool: &PgPool, log: &dyn EventLog, id: OrderId) -> Result<Option<Story>, Error> {
+    let query = format!("select {OPEN} from {FROM} where s.id = $1 order by s.saga");
+    let sagas = sqlx::query_as(sqlx::AssertSqlSafe(query)).bind(id.0).fetch_all(pool).await?;
+    let mut steps = Vec::new();
+    for category in [crate::checkout::NAME, domain::payment::CATEGORY, domain::order::CATEGORY] {
+        let stream: StreamId = format!("{category}/{id}").parse().map_err(|error| {
+            sqlx::Error::Decode(format!("{category}/{id} names no stream: {error}").into())
+        })?;
+        for stored in log.load(&stream, 0).await? {
+            steps.extend(steps_of(stored.sequence, category, &stored.commit));
+        }
+    }
+    steps.sort_by_key(|step| step.position);
+    mark_undo(&mut steps);
+    Ok((!steps.is_empty()).then_some(Story { id: id.0, sagas, steps }))
+}
+
+fn steps_of<'c>(position: u64, stream: &'c str, commit: &'c Commit) -> impl Iterator<Item = Step> + 'c {
+    commit.events.iter().map(move |RecordedEvent { kind, occurred_at, data, .. }| Step {
+        position,
+        at: *occurred_at,
+        stream: stream.to_owned(),
+        kind: kind.clone(),
+        is_undo: false,
+        data: serde_json::from_str(data.get()).unwrap_or(Value::Null),
+        causation: commit.causation,
+    })
+}
+
+/// What a checkout does after it has failed takes back what it did before.
+fn mark_undo(steps: &mut [Step]) {
+    let mut has_failed = false;
+    for step in steps {
+        step.is_undo = has_failed && step.stream != domain::order::CATEGORY;
+        has_failed |= step.kind == "checkout.failed";
+    }
+}
+
+/// What an operator wants done with a saga.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Call {
+    /// What it waits for, now.
+    Retry,
+    /// Whatever it has done so far, taken back.
+    Abandon { reason: String },
+}
+
+/// Asks for it; whichever process has the saga's lane does it in a moment.
+///
+/// # Errors
+/// Postgres does not answer.
+pub async fn call(pool: &PgPool, id: OrderId, call: &Call) -> Result<(), sqlx::Error> {
+    let (what, reason) = match call {
+        Call::Retry => ("retry", None),
+        Call::Abandon { reason } => ("abandon", Some(reason.as_str())),
+    };
+    sqlx::query(
+        "insert into cartulary.saga_calls (id, partition, call, reason) values ($1, $2, $3, $4)
+         on conflict (id) do update set call = excluded.call, reason = excluded.reason, at = excluded.at",
+    )
+    .bind(id.0)
+    .bind(id.partition().cast_signed())
+    .bind(what)
+    .bind(reason)
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+/// Whether a call waits to be taken up.
+///
+/// # Errors
+/// Postgres does not answer.
+pub async fn is_called(pool: &PgPool, id: OrderId) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("select exists (select from cartulary.saga_calls where id = $1)")
+        .bind(id.0)
+        .fetch_one(pool)
+        .await
+}

@@ -1,0 +1,220 @@
+//! One input for one saga: react, record, act, as often as it takes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use domain::commit::Hash;
+use domain::{Aggregate, Command, CommandId, Event, OrderId};
+use infra::clock::Clock;
+use infra::execute::{self, Executed, Executor, Executors, Loaded, Request};
+use infra::feed::Feed;
+use infra::log::Unavailable;
+use infra::payment::PaymentProvider;
+use infra::timers::{Fired, Timer, Timers};
+use uuid::Uuid;
+
+use crate::checkout::{self, Checkout};
+use crate::index::Index;
+use crate::payment;
+use crate::saga::{Action, Input};
+use crate::settle::settle;
+
+const BACKOFF_MIN: Duration = Duration::from_millis(50);
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+
+/// After so many attempts at a step, operators are told.
+const TROUBLE: u32 = 3;
+
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// How long a buyer has to pay, from the checkout on.
+    pub time_to_pay: Duration,
+}
+
+/// All that the sagas work with.
+pub struct Sagas {
+    pub feed: Arc<Feed>,
+    pub clock: Clock,
+    pub executors: Arc<Executors>,
+    pub checkouts: Executor<Checkout>,
+    pub provider: Arc<dyn PaymentProvider>,
+    pub timers: Arc<dyn Timers>,
+    pub settings: Settings,
+    pub index: Index,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Kind {
+    Checkout,
+    Payment,
+}
+
+impl Kind {
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Checkout, Self::Payment].into_iter().find(|kind| kind.name() == name)
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Checkout => checkout::NAME,
+            Self::Payment => payment::NAME,
+        }
+    }
+}
+
+/// An input for one saga.
+#[derive(Clone)]
+pub(crate) struct Work {
+    pub kind: Kind,
+    pub order_id: OrderId,
+    pub input: Input,
+    /// Id of the event or the firing that it comes from.
+    pub cause: Uuid,
+    pub correlation: CommandId,
+    /// Of the event in the log.
+    pub position: Option<u64>,
+}
+
+/// The world said no, or not now: to be tried again.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Again(String);
+
+impl Again {
+    pub fn because(error: impl std::error::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl From<Unavailable> for Again {
+    fn from(error: Unavailable) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl<E: std::error::Error> From<execute::Error<E>> for Again {
+    fn from(error: execute::Error<E>) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl Sagas {
+    /// Deals with one input, as often as it takes; a firing that it comes from is told so.
+    pub(crate) async fn deal_with(&self, work: &Work, fired: Option<&Fired>) {
+        let (mut backoff, mut attempts) = (BACKOFF_MIN, 0);
+        while let Err(again) = self.try_to_deal_with(work).await {
+            tracing::warn!(saga = work.kind.name(), order = %work.order_id, %again, "a step will be tried again");
+            attempts += 1;
+            if attempts >= TROUBLE {
+                self.index.trouble(work.kind, work.order_id, attempts, &again.0);
+            }
+            if let Some(fired) = fired {
+                fired.still_at_it().await;
+            }
+            tokio::time::sleep(backoff).await;
+            backoff = (backoff * 2).min(BACKOFF_MAX);
+        }
+        self.index.out_of_trouble(work.kind, work.order_id);
+    }
+
+    /// React, record, act: in this order, so that a crash in between repeats and loses nothing.
+    pub(crate) async fn try_to_deal_with(&self, work: &Work) -> Result<(), Again> {
+        let actions = match work.kind {
+            Kind::Payment => {
+                if let Input::Event { event: Event::Payment(event), .. } = &work.input
+                    && let Some(summary) = payment::summary(event)
+                {
+                    self.index.note(work.kind, work.order_id, work.position.unwrap_or(0), summary);
+                }
+                payment::actions(&work.input)
+            }
+            Kind::Checkout => {
+                let time_to_pay = chrono::Duration::from_std(self.settings.time_to_pay);
+                let time_to_pay = time_to_pay.map_err(Again::because)?;
+                let command = (work.input.clone(), time_to_pay);
+                let request = work.request("react", &work.input_name());
+                let recorded = self.checkouts.execute(work.order_id, &request, command).await?;
+                if recorded.events.is_empty() {
+                    return Ok(());
+                }
+                let Loaded { state, version, .. } =
+                    self.checkouts.load(work.order_id).await.map_err(Again::because)?;
+                if let Some(summary) = state.summary() {
+                    self.index.note(work.kind, work.order_id, version, summary);
+                }
+                state.actions(work.order_id, &work.input, &recorded.events)
+            }
+        };
+        for action in actions {
+            self.act(work, action).await?;
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn act(&self, work: &Work, action: Action) -> Result<(), Again> {
+        let (saga, id) = (work.kind.name(), work.order_id.to_string());
+        match action {
+            Action::Execute { step, command } => self.execute(&work.request(&step, &step), command).await,
+            Action::SettlePayment { generation } => self.settle_payment(work, generation).await,
+            Action::SetTimer { name, generation, at } => {
+                let timer = Timer { saga: saga.to_owned(), id, name: name.to_owned(), generation, at };
+                Ok(self.timers.set(&timer).await?)
+            }
+            Action::CancelTimer { name } => Ok(self.timers.cancel(saga, &id, name).await?),
+        }
+    }
+
+    async fn execute(&self, request: &Request, command: Command) -> Result<(), Again> {
+        let executors = &self.executors;
+        match command {
+            Command::Product(sku, command) => done(executors.products.execute(sku, request, command).await),
+            Command::Stock(sku, command) => done(executors.stock.execute(sku, request, command).await),
+            Command::Cart(id, command) => done(executors.carts.execute(id, request, command).await),
+            Command::Order(id, command) => done(executors.orders.execute(id, request, command).await),
+            Command::Payment(id, command) => done(executors.payments.execute(id, request, command).await),
+        }
+    }
+
+    async fn settle_payment(&self, work: &Work, generation: Option<u32>) -> Result<(), Again> {
+        let payment = self.executors.payments.load(work.order_id).await;
+        let payment = payment.map_err(Again::because)?;
+        let Some(request) = payment.state.open_request(work.order_id) else { return Ok(()) };
+        if generation.is_some_and(|generation| generation != request.attempt) {
+            return Ok(());
+        }
+        let outcome = settle(self.provider.as_ref(), &request, &self.clock).await;
+        let name = format!("record/{}/{}", request.operation.code(), request.attempt);
+        let record = Command::Payment(work.order_id, outcome);
+        // An outcome is what the provider said this time; a repeat may hear more than the first.
+        self.execute(&work.request(&format!("{name}/{}", Uuid::now_v7()), &name), record).await
+    }
+}
+
+impl Work {
+    fn input_name(&self) -> String {
+        match &self.input {
+            Input::Event { stream, .. } => stream.to_string(),
+            Input::Timer { name, generation } => format!("{name}/{generation}"),
+            Input::Abandoned { .. } => "abandoned".to_owned(),
+        }
+    }
+
+    /// A request whose id is the same for every repeat of this step.
+    fn request(&self, step: &str, asked: &str) -> Request {
+        let saga = self.kind.name();
+        Request {
+            command_id: CommandId(self.cause).step(&format!("{saga}/{step}")),
+            hash: Hash::of(format!("{saga}/{asked}").as_bytes()),
+            actor: format!("saga:{saga}"),
+            correlation: self.correlation,
+            causation: Some(self.cause),
+            trace_parent: None,
+            expected_version: None,
+            occurred_at: None,
+        }
+    }
+}
+
+fn done<A: Aggregate>(outcome: Result<Executed<A>, execute::Error<A::Error>>) -> Result<(), Again> {
+    outcome.map(drop).map_err(Again::from)
+}

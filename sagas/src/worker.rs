@@ -1,0 +1,167 @@
+//! A process's share of the sagas: which lanes it has, a task for each, and the timers that fire.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use domain::{CommandId, OrderId};
+use futures_util::StreamExt;
+use infra::lanes::{self, Tasks};
+use infra::timers::{Fired, JetStreamTimers, Timer};
+use sqlx::{Connection, PgPool};
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use crate::index;
+use crate::lane::{Lane, Status};
+use crate::queues::Queues;
+use crate::saga::Input;
+use crate::work::{Kind, Sagas, Work};
+
+/// Name under which the sagas read the log.
+pub const READER: &str = "sagas";
+
+/// So many processes can share the sagas, at most.
+const LANES: u64 = 8;
+
+/// Timers in hand at a time.
+const FIRED_MAX: usize = 1_024;
+
+/// How often it says that it lives.
+const SHARE_INTERVAL: Duration = Duration::from_secs(1);
+const RETRY_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Works on its share of the sagas.
+pub struct Worker {
+    sagas: Arc<Sagas>,
+    pool: PgPool,
+    timers: JetStreamTimers,
+    statuses: Mutex<Option<BTreeMap<i32, watch::Receiver<Status>>>>,
+}
+
+impl Worker {
+    #[must_use]
+    pub fn new(sagas: Sagas, pool: PgPool, timers: JetStreamTimers) -> Self {
+        Self { sagas: Arc::new(sagas), pool, timers, statuses: Mutex::default() }
+    }
+
+    /// How the lanes are doing that this process works on, by number; nothing before it knows which these are.
+    #[must_use]
+    pub fn statuses(&self) -> Option<Vec<(i32, Status)>> {
+        let statuses = self.statuses.lock().unwrap_or_else(PoisonError::into_inner);
+        let statuses = statuses.as_ref()?.iter();
+        Some(statuses.map(|(lane, status)| (*lane, status.borrow().clone())).collect())
+    }
+
+    /// Works until it is told to stop; then gives its lanes back, for others to take at once. If it is
+    /// dropped instead, they are free when its connections have ended.
+    pub async fn run(&self, mut stop: watch::Receiver<bool>) {
+        let mut worker = lanes::Worker::of_process(self.pool.clone());
+        let mut tasks = Tasks::default();
+        tokio::select! {
+            () = self.follow_timers() => {}
+            () = self.work(&mut worker, &mut tasks) => {}
+            _ = stop.wait_for(|stop| *stop) => {}
+        }
+        tasks.end().await;
+        if let Err(error) = worker.leave().await {
+            tracing::warn!(%error, "others find out by themselves that the sagas' lanes are free");
+        }
+    }
+
+    async fn work(&self, worker: &mut lanes::Worker, tasks: &mut Tasks) {
+        while let Err(error) = self.set_up().await {
+            tracing::warn!(%error, "the sagas wait for the database");
+            tokio::time::sleep(SHARE_INTERVAL).await;
+        }
+        loop {
+            let pause = match self.share(worker, tasks).await {
+                Ok(()) if worker.is_leaving() => RETRY_INTERVAL,
+                Ok(()) => SHARE_INTERVAL,
+                Err(error) => {
+                    tracing::warn!(%error, "waiting for the database to share the sagas' lanes");
+                    RETRY_INTERVAL
+                }
+            };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn set_up(&self) -> Result<(), sqlx::Error> {
+        let mut connection = self.pool.acquire().await?;
+        let mut transaction = connection.begin().await?;
+        sqlx::query("select pg_advisory_xact_lock(hashtext('cartulary.migrate'))")
+            .execute(&mut *transaction)
+            .await?;
+        index::migrate(&mut transaction).await?;
+        transaction.commit().await?;
+        self.sagas.index.load(&mut connection).await?;
+        lanes::resize(&mut connection, READER, LANES).await
+    }
+
+    /// Finds out which lanes are its own now, begins what is new, and ends what is not its own any more.
+    async fn share(&self, worker: &mut lanes::Worker, tasks: &mut Tasks) -> Result<(), sqlx::Error> {
+        let leases = worker.share(&[READER.to_owned()]).await?;
+        tasks.keep(&leases);
+        let mut statuses = self.statuses.lock().unwrap_or_else(PoisonError::into_inner);
+        let statuses = statuses.get_or_insert_default();
+        statuses.retain(|lane, _| tasks.has(READER, *lane));
+        for lease in leases {
+            let number = lease.lane;
+            if !tasks.has(READER, number) {
+                let (sender, status) = watch::channel(Status::default());
+                let (sagas, pool) = (self.sagas.clone(), self.pool.clone());
+                let lane = Lane { sagas, lease: lease.clone(), pool, status: sender };
+                tasks.begin(lease, lane.run());
+                statuses.insert(number, status);
+            }
+        }
+        Ok(())
+    }
+
+    /// Timers go to whatever process asks first, whoever has the saga's lane: each input is decided on the
+    /// saga's last state, and each step is recognised.
+    async fn follow_timers(&self) {
+        let queues = Queues::new(FIRED_MAX, 0);
+        loop {
+            match self.timers.fired().await {
+                Ok(mut fired) => {
+                    while let Some(Ok(fired)) = fired.next().await {
+                        self.hand_in(fired, &queues).await;
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "waiting for the timers"),
+            }
+            tokio::time::sleep(RETRY_INTERVAL).await;
+        }
+    }
+
+    async fn hand_in(&self, fired: Fired, queues: &Queues<(Kind, OrderId), (Work, Fired)>) {
+        let Timer { saga, id, name, generation, .. } = &fired.timer;
+        let Some(work) = due(saga, id, name, *generation) else {
+            tracing::error!(saga, id, name, "a timer of an unknown saga was ignored");
+            return;
+        };
+        let (sagas, key) = (self.sagas.clone(), (work.kind, work.order_id));
+        let deal = move |(work, fired): (Work, Fired)| {
+            let sagas = sagas.clone();
+            async move {
+                sagas.deal_with(&work, Some(&fired)).await;
+                if let Err(error) = fired.done().await {
+                    tracing::debug!(%error, "a timer will be delivered again");
+                }
+            }
+        };
+        // A firing has no position in the log to hold a checkpoint back at.
+        queues.push(key, (work, fired), u64::MAX, deal).await;
+    }
+}
+
+/// What a timer that is due means to its saga.
+pub(crate) fn due(saga: &str, id: &str, name: &str, generation: u32) -> Option<Work> {
+    let (kind, order_id): (Kind, OrderId) = (Kind::named(saga)?, id.parse().ok()?);
+    // The same firing, delivered again, has the same id.
+    let cause = Uuid::new_v5(&order_id.0, format!("timer/{saga}/{name}/{generation}").as_bytes());
+    let input = Input::Timer { name: name.to_owned(), generation };
+    Some(Work { kind, order_id, input, cause, correlation: CommandId(cause), position: None })
+}
