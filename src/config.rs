@@ -1,6 +1,7 @@
 //! All settings, each as a flag, an environment variable, and the text that explains both.
 
 mod operate;
+mod psp_sim;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::history::filter::Moment;
 pub use operate::{DeadLettersWhat, Projections, ProjectionsWhat, Sagas, SagasWhat};
+pub use psp_sim::{PspSim, PspSimLedger, PspSimWhat};
 
 /// An event-sourced commerce platform: commands append to a NATS JetStream log, projections build
 /// read models in Postgres, sagas drive checkout and payment.
@@ -35,6 +37,9 @@ pub enum Verb {
     History(History),
     /// Walk through a purchase and a declined one, and show what they leave behind.
     Demo(Demo),
+    /// Be a payment service provider, as far as Stripe's API goes that payments need: with a ledger of
+    /// its own, and with all that can go wrong.
+    PspSim(PspSim),
 }
 
 /// What a process can do.

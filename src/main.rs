@@ -10,6 +10,7 @@ mod history;
 mod how_long;
 mod import;
 mod platform;
+mod psp_sim;
 mod read_models;
 mod safety;
 mod serve;
@@ -55,5 +56,6 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Import(options) => import::run(options).await,
         Verb::History(options) => history::run(options).await,
         Verb::Demo(options) => demo::run(options).await,
+        Verb::PspSim(options) => psp_sim::run(options).await,
     }
 }

@@ -359,8 +359,10 @@ async fn real_records_are_planned_to_the_penny() {
         plan["invoices"].as_object().expect("invoices").values().filter_map(Value::as_u64).sum();
     assert_eq!(invoices, 25_900);
     let listed = text(&output.stderr);
-    assert_eq!(listed.lines().count(), 3, "{listed}");
-    assert!(listed.lines().all(|line| line.contains("bad debt") && line.contains(",B,")), "{listed}");
+    // What takes long, on a busy machine, says how far it is.
+    let rows: Vec<_> = listed.lines().filter(|line| line.starts_with("row ")).collect();
+    assert_eq!(rows.len(), 3, "{listed}");
+    assert!(rows.iter().all(|line| line.contains("bad debt") && line.contains(",B,")), "{listed}");
 
     let planned: NetRevenue = plan["revenue"]
         .as_array()

@@ -10,6 +10,7 @@ mod journeys;
 mod liveness;
 mod log_contract;
 mod projections;
+mod psp_sim;
 mod read_models;
 mod safety;
 mod sagas;

@@ -62,7 +62,11 @@ async fn a_cart_that_shows_something_else_has_another_etag() {
         (!cart.body["lines"].as_array()?.is_empty()).then_some(cart)
     })
     .await;
-    let product = shop.get(&format!("/v1/products/{sku}")).await;
+    let product = eventually("the product is there", async || {
+        let product = shop.get(&format!("/v1/products/{sku}")).await;
+        (product.status == 200).then_some(product)
+    })
+    .await;
     let price = shop.request(Method::POST, &format!("/v1/products/{sku}/price"));
     let price = price.header("If-Match", product.header("etag"));
     let priced = shop.send(price.json(&json!({"amount": 1, "currency": "GBP"}))).await;

@@ -7,6 +7,7 @@ pub mod load;
 pub mod memory;
 pub mod projecting;
 pub mod proxy;
+pub mod psp;
 pub mod revenue;
 pub mod servers;
 pub mod shop;
