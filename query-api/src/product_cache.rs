@@ -20,7 +20,7 @@ use serde_json::value::RawValue;
 const BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// No answer is kept for longer, for what changes in the tables without a word in the log.
-const KEPT_FOR: Duration = Duration::from_secs(5);
+const KEPT_FOR: Duration = Duration::from_secs(15);
 
 /// Products whose last change is remembered, twice: those of now, and those before them.
 const CHANGES_MAX: usize = 50_000;

@@ -26,16 +26,7 @@ impl Sagas {
         // The same call, taken up twice, has the same id.
         let cause = Uuid::new_v5(&order_id.0, format!("abandon/{}", called.at.timestamp_micros()).as_bytes());
         let input = Input::Abandoned { reason: called.reason.clone().unwrap_or_default() };
-        let correlation = CommandId(cause);
-        self.try_to_deal_with(&Work {
-            kind: Kind::Checkout,
-            order_id,
-            input,
-            cause,
-            correlation,
-            position: None,
-        })
-        .await
+        self.try_to_deal_with(&called_for(Kind::Checkout, order_id, input, cause)).await
     }
 
     /// Asks the provider now for the outcome that is owed, if one is.
@@ -44,16 +35,7 @@ impl Sagas {
         let Some(request) = payment.state.open_request(order_id) else { return Ok(()) };
         let cause = Uuid::now_v7();
         let input = Input::Timer { name: "retry".to_owned(), generation: request.attempt };
-        let correlation = CommandId(cause);
-        self.try_to_deal_with(&Work {
-            kind: Kind::Payment,
-            order_id,
-            input,
-            cause,
-            correlation,
-            position: None,
-        })
-        .await
+        self.try_to_deal_with(&called_for(Kind::Payment, order_id, input, cause)).await
     }
 
     /// Asks again for what follows from the last thing that the checkout recorded: what was done is
@@ -92,4 +74,9 @@ impl Sagas {
         let event = Event::decode(recorded).map_err(Again::because)?;
         Ok(event.map(|event| Input::Event { stream, event, at: recorded.occurred_at }))
     }
+}
+
+/// An input that comes from nowhere else.
+fn called_for(kind: Kind, order_id: OrderId, input: Input, cause: Uuid) -> Work {
+    Work { kind, order_id, input, cause, correlation: CommandId(cause), position: None }
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use domain::cart::{self, CheckOut, Offer, PaymentMethod};
 use domain::commit::Hash;
-use domain::order::{self, Address, Buyer};
+use domain::order;
 use domain::{Aggregate, CartId, CommandId, Money, OrderId, Sku, stock};
 use futures_util::FutureExt;
 use infra::clock::Clock;
@@ -28,6 +28,7 @@ use uuid::Uuid;
 
 use super::mutants::{self, Mutated};
 use crate::support::faulty_log::{Call, Fault, FaultyLog, Plan};
+use crate::support::story::buyer;
 use checks::{all_is_well, branches};
 use provider::{Booked, Provider, Trouble};
 use timers::SimulatedTimers;
@@ -234,20 +235,6 @@ where
             Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
         }
     }
-}
-
-fn buyer() -> Buyer {
-    let text = |text: &str| text.to_owned();
-    let shipping_address = Address {
-        name: text("Alice Ames"),
-        line1: text("1 High Street"),
-        line2: None,
-        city: text("Leeds"),
-        region: None,
-        postal_code: text("LS1 1AA"),
-        country: text("GB"),
-    };
-    Buyer { email: text("alice@example.com"), shipping_address }
 }
 
 /// Buys something, one way or another, and now and then thinks better of it.

@@ -100,9 +100,9 @@ fn gbp(amount: i64) -> Money {
     Money::new(amount, "GBP".parse().expect("a currency"))
 }
 
-/// Some that are bought here, and some of another shop.
-async fn orders(shop: &Executors) {
-    let buyer = Buyer {
+/// Somebody who buys.
+pub fn buyer() -> Buyer {
+    Buyer {
         email: "alice@example.com".into(),
         shipping_address: Address {
             name: "Alice Ames".into(),
@@ -113,7 +113,12 @@ async fn orders(shop: &Executors) {
             postal_code: "LS1 1AA".into(),
             country: "GB".into(),
         },
-    };
+    }
+}
+
+/// Some that are bought here, and some of another shop.
+async fn orders(shop: &Executors) {
+    let buyer = buyer();
     for number in 0..6_u32 {
         let id = OrderId(Uuid::from_u128(u128::from(100 + number)));
         let sku: Sku = format!("MUG-{number}").parse().expect("a SKU");

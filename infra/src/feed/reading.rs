@@ -12,14 +12,14 @@ use crate::follow;
 use crate::log::{EventLog, ReadError};
 
 /// Most bytes of commits that wait for a follower, so that memory is bounded however long the log is.
-const BYTES_MAX: usize = 4 * 1024 * 1024;
+const BYTES_MAX: usize = 6 * 1024 * 1024;
 const ENTRIES_MAX: usize = 30_000;
 
 /// Commits that all followers have passed and that are kept, for those who come a little later.
 const HISTORY: usize = 256;
 
 /// Bytes of such commits while there are many to read: those who begin a build begin nearly at a time.
-const HISTORY_BYTES: usize = 512 * 1024;
+const HISTORY_BYTES: usize = 1024 * 1024;
 
 /// Commits that are handed over at a time.
 const CHUNK: usize = 256;

@@ -33,8 +33,8 @@ pub(crate) const ACK_LIMIT: Duration = Duration::from_secs(5);
 const CONNECTION_CHECK: Duration = Duration::from_millis(500);
 
 /// Messages on their way to a reader at a time, and their bytes: with few, it waits for more than it reads.
-const AHEAD_MAX: usize = 2_000;
-const AHEAD_BYTES_MAX: usize = 2 * 1024 * 1024;
+const AHEAD_MAX: usize = 4_000;
+const AHEAD_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// How long the server collects messages for one request of a reader; it asks again behind that.
 const PULL_LIMIT: Duration = Duration::from_secs(10);
