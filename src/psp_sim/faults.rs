@@ -11,10 +11,10 @@
 //! | reset          | it is done; the connection is reset in the middle of the answer's body           |
 //! | conflict       | 409 `idempotency_key_in_use`                                                     |
 //! | rate_limit     | 429 with `Retry-After: retry_after_s` (1)                                        |
-//! | late           | a payment or refund is under way for `ms` of the clock, then as it would have been |
+//! | late           | a payment or refund is under way for `ms` of the clock (an hour), then as it would have been |
 //! | late_decline   | the same, and then it fails                                                      |
 //! | webhook_first  | its events are sent before its answer                                            |
-//! | lag            | what it makes is neither read, listed nor found for `ms` of the clock            |
+//! | lag            | what it makes is neither read, listed nor found for `ms` of the clock (a minute) |
 //! | amount         | another `amount` than asked for is authorised, captured or refunded              |
 
 use serde::{Deserialize, Serialize};
@@ -39,6 +39,30 @@ pub enum Kind {
     WebhookFirst,
     Lag,
     Amount,
+}
+
+impl Kind {
+    /// Whether it makes a difference to the operation; where it makes none, it does not meet it.
+    fn acts_on(self, operation: Operation) -> bool {
+        use Operation::{CaptureIntent, ConfirmIntent, CreateIntent, CreateRefund};
+        match self {
+            Self::Late | Self::LateDecline => {
+                matches!(operation, CreateIntent | ConfirmIntent | CreateRefund)
+            }
+            Self::Lag => matches!(operation, CreateIntent | CreateRefund),
+            Self::Amount => matches!(operation, CreateIntent | CaptureIntent | CreateRefund),
+            Self::TimeoutBefore
+            | Self::TimeoutAfter
+            | Self::ErrorBefore
+            | Self::ErrorAfter
+            | Self::Slow
+            | Self::SlowAnswer
+            | Self::Reset
+            | Self::Conflict
+            | Self::RateLimit
+            | Self::WebhookFirst => true,
+        }
+    }
 }
 
 /// A fault, as it's asked for. Without a limit to what it meets, it meets anything.
@@ -96,10 +120,15 @@ impl Fault {
     /// # Errors
     /// Something is missing, or out of bounds; told for people.
     pub fn check(&self) -> Result<(), String> {
-        let known = |name: &String| Operation::ALL.iter().any(|operation| operation.name() == name);
-        if let Some(unknown) = self.operation.as_ref().filter(|name| !known(name)) {
-            let names: Vec<_> = Operation::ALL.iter().map(|operation| operation.name()).collect();
-            return Err(format!("operation {unknown:?} is none of {}", names.join(", ")));
+        if let Some(wanted) = &self.operation {
+            match Operation::ALL.iter().find(|operation| operation.name() == wanted) {
+                Some(operation) if self.kind.acts_on(*operation) => {}
+                Some(_) => return Err(format!("a fault of this kind makes no difference to {wanted}")),
+                None => {
+                    let names: Vec<_> = Operation::ALL.iter().map(|operation| operation.name()).collect();
+                    return Err(format!("operation {wanted:?} is none of {}", names.join(", ")));
+                }
+            }
         }
         if self.nth == 0 || self.times == 0 {
             return Err("nth and times begin with 1".to_owned());
@@ -118,7 +147,8 @@ impl Fault {
     }
 
     fn meets(&self, call: &Call, attempt_refs: &[String]) -> bool {
-        self.operation.as_ref().is_none_or(|wanted| wanted == call.operation.name())
+        self.kind.acts_on(call.operation)
+            && self.operation.as_ref().is_none_or(|wanted| wanted == call.operation.name())
             && self.path.as_ref().is_none_or(|wanted| *wanted == call.path)
             && self.attempt_ref.as_ref().is_none_or(|wanted| attempt_refs.contains(wanted))
     }
@@ -190,6 +220,7 @@ pub fn by_chance(seed: u64, rate: f64, number: u64, operation: Operation, hold_m
         Kind::Lag,
     ];
     let kinds = if operation.writes() { &writing[..] } else { &reading[..] };
+    let kinds: Vec<Kind> = kinds.iter().copied().filter(|kind| kind.acts_on(operation)).collect();
     let mut fault = Fault::plain(kinds[dice.usize(..kinds.len())]);
     fault.ms = match fault.kind {
         Kind::Slow | Kind::SlowAnswer => Some(dice.u64(50..2_000)),
@@ -267,12 +298,24 @@ mod tests {
     }
 
     #[test]
+    fn what_would_make_no_difference_is_not_met() {
+        let mut faults = Faults::default();
+        faults.arm(serde_json::from_str(r#"{"kind":"amount","amount":5}"#).unwrap());
+        assert!(faults.meet(&call(Operation::ConfirmIntent), &[]).is_empty());
+        assert_eq!(faults.meet(&call(Operation::CaptureIntent), &[]).len(), 1);
+        let kinds = (1..=1_000).filter_map(|number| by_chance(7, 1.0, number, Operation::CancelIntent, 1));
+        let without = [Kind::Late, Kind::LateDecline, Kind::Lag];
+        assert!(kinds.into_iter().all(|fault| !without.contains(&fault.kind)));
+    }
+
+    #[test]
     fn what_makes_no_sense_is_refused() {
         for (wrong, why) in [
             (r#"{"kind":"slow","operation":"payment_intents.steal"}"#, "is none of"),
             (r#"{"kind":"slow","times":0}"#, "begin with 1"),
             (r#"{"kind":"error_after","status":200}"#, "500 to 599"),
             (r#"{"kind":"amount"}"#, "amount is needed"),
+            (r#"{"kind":"lag","operation":"payment_intents.capture"}"#, "no difference"),
             (r#"{"kind":"slow","ms":18446744073709551615}"#, "at most"),
         ] {
             let fault: Fault = serde_json::from_str(wrong).unwrap();
