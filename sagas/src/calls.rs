@@ -1,12 +1,24 @@
 //! What operators call for: a step now instead of later, or the end of a checkout.
 
+use std::ops::RangeInclusive;
+
+use chrono::{DateTime, Utc};
 use domain::{CommandId, Event, OrderId, StreamId};
+use sqlx::{FromRow, PgConnection};
 use uuid::Uuid;
 
 use crate::checkout::{self, Checkout};
-use crate::index::Called;
 use crate::saga::{Action, Input};
 use crate::work::{Again, Kind, Sagas, Work};
+
+/// What an operator wants done with a saga.
+#[derive(Debug, FromRow)]
+pub(crate) struct Called {
+    pub id: Uuid,
+    pub call: String,
+    pub reason: Option<String>,
+    pub at: DateTime<Utc>,
+}
 
 impl Sagas {
     /// Does what was called for.
@@ -79,4 +91,28 @@ impl Sagas {
 /// An input that comes from nowhere else.
 fn called_for(kind: Kind, order_id: OrderId, input: Input, cause: Uuid) -> Work {
     Work { kind, order_id, input, cause, correlation: CommandId(cause), position: None }
+}
+
+/// What operators want done in these partitions, in the order in which they asked.
+pub(crate) async fn open(
+    partitions: &RangeInclusive<u64>,
+    connection: &mut PgConnection,
+) -> Result<Vec<Called>, sqlx::Error> {
+    sqlx::query_as(
+        "select id, call, reason, at from cartulary.saga_calls where partition between $1 and $2 order by at",
+    )
+    .bind(partitions.start().cast_signed())
+    .bind(partitions.end().cast_signed())
+    .fetch_all(connection)
+    .await
+}
+
+/// The call was taken up; one that came since stays.
+pub(crate) async fn taken_up(called: &Called, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query("delete from cartulary.saga_calls where id = $1 and at = $2")
+        .bind(called.id)
+        .bind(called.at)
+        .execute(connection)
+        .await?;
+    Ok(())
 }

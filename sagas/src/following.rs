@@ -70,11 +70,12 @@ impl Following {
         }
     }
 
-    /// Makes a timer's call, unless the saga has something to do anyway; nothing for a saga that is unknown.
-    pub async fn call(&self, saga: &str, id: &str, timer: &str, generation: u32) {
+    /// Lets a timer fire that did not by itself, unless the saga has something to do anyway.
+    pub(crate) async fn fire(&self, saga: &str, id: &str, timer: &str, generation: u32) {
         if let Some(work) = due(saga, id, timer, generation)
             && !self.queues.is_busy(&(work.kind, work.order_id))
         {
+            tracing::info!(saga, id, timer, "a timer that did not fire is made up for");
             self.push(work).await;
         }
     }

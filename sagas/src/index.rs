@@ -268,15 +268,6 @@ fn row(kind: Kind, id: OrderId, Known { version, summary }: &Known) -> Row {
     }
 }
 
-/// What an operator wants done with a saga.
-#[derive(Debug, FromRow)]
-pub(crate) struct Called {
-    pub id: Uuid,
-    pub call: String,
-    pub reason: Option<String>,
-    pub at: DateTime<Utc>,
-}
-
 /// A timer whose time has come.
 #[derive(Debug, FromRow)]
 pub(crate) struct Overdue {
@@ -302,30 +293,6 @@ pub(crate) async fn overdue(
     .bind(DUE_MAX)
     .fetch_all(connection)
     .await
-}
-
-/// What operators want done in these partitions, in the order in which they asked.
-pub(crate) async fn calls(
-    partitions: &std::ops::RangeInclusive<u64>,
-    connection: &mut PgConnection,
-) -> Result<Vec<Called>, sqlx::Error> {
-    sqlx::query_as(
-        "select id, call, reason, at from cartulary.saga_calls where partition between $1 and $2 order by at",
-    )
-    .bind(partitions.start().cast_signed())
-    .bind(partitions.end().cast_signed())
-    .fetch_all(connection)
-    .await
-}
-
-/// The call was taken up; one that came since stays.
-pub(crate) async fn taken_up(called: &Called, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    sqlx::query("delete from cartulary.saga_calls where id = $1 and at = $2")
-        .bind(called.id)
-        .bind(called.at)
-        .execute(connection)
-        .await?;
-    Ok(())
 }
 
 /// Forgets those that have been over for long.

@@ -7,6 +7,7 @@ use infra::lanes::{Advance, Lease};
 use sqlx::{ConnectOptions, PgConnection, PgPool};
 use tokio::sync::watch;
 
+use crate::calls;
 use crate::following::Following;
 use crate::index::{self, Overdue};
 use crate::work::Sagas;
@@ -14,7 +15,7 @@ use crate::work::Sagas;
 const CHECKPOINT_INTERVAL: Duration = Duration::from_millis(200);
 const BACKOFF: Duration = Duration::from_secs(1);
 
-/// How late a timer may be before somebody else makes its call.
+/// How late a timer may be before it is made up for.
 const OVERDUE: Duration = Duration::from_secs(5);
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -81,7 +82,7 @@ impl Lane {
         *connection = self.connection().await;
     }
 
-    /// Looks for timers that should have fired by now, whatever became of them: their calls are made here.
+    /// Does what operators call for, and looks for timers that should have fired by now.
     async fn sweep(&self, following: &Following) {
         loop {
             tokio::time::sleep(SWEEP_INTERVAL).await;
@@ -104,19 +105,18 @@ impl Lane {
                 }
             };
             for Overdue { saga, id, timer, generation } in overdue {
-                tracing::info!(saga, %id, timer, "a timer that did not fire is made up for");
-                following.call(&saga, &id.to_string(), &timer, generation.cast_unsigned()).await;
+                following.fire(&saga, &id.to_string(), &timer, generation.cast_unsigned()).await;
             }
         }
     }
 
     async fn take_up_calls(&self) -> Result<(), sqlx::Error> {
         let mut connection = self.pool.acquire().await?;
-        for called in index::calls(&self.lease.partitions, &mut connection).await? {
+        for called in calls::open(&self.lease.partitions, &mut connection).await? {
             match self.sagas.take_up(&called).await {
                 Ok(()) => {
                     tracing::info!(order = %called.id, call = called.call, "an operator's call was taken up");
-                    index::taken_up(&called, &mut connection).await?;
+                    calls::taken_up(&called, &mut connection).await?;
                 }
                 Err(again) => {
                     tracing::warn!(order = %called.id, call = called.call, %again, "a call is taken up later");

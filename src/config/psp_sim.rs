@@ -27,7 +27,8 @@ pub struct PspSim {
     /// request of the same number.
     #[arg(long, env = "CARTULARY_PSP_SIM_FAULT_RATE", default_value_t = 0.0)]
     pub fault_rate: f64,
-    /// Milliseconds that a connection is held before it's cut, where a fault does not say.
+    /// Milliseconds that a connection is held before it's cut, or an answer delayed, where a fault does
+    /// not say.
     #[arg(long, env = "CARTULARY_PSP_SIM_HOLD_MS", default_value_t = 30_000)]
     pub hold_ms: u64,
     /// How many in a hundred events are sent once more although they arrived.

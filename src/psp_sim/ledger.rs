@@ -5,14 +5,13 @@
 //! is damage, and the simulator does not start on it.
 
 use std::collections::VecDeque;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, bail, ensure};
-use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -82,7 +81,7 @@ pub fn path(data_dir: &Path) -> PathBuf {
 /// There is none, or it is damaged.
 pub fn read(data_dir: &Path) -> anyhow::Result<Content> {
     let path = path(data_dir);
-    let bytes = fs::read(&path).with_context(|| format!("there is no ledger at {}", path.display()))?;
+    let bytes = fs::read(&path).with_context(|| format!("can't read a ledger at {}", path.display()))?;
     parse(&bytes).with_context(|| format!("of {}", path.display()))
 }
 
@@ -115,8 +114,13 @@ impl Ledger {
         let mut options = OpenOptions::new();
         options.create(true).read(true).append(true).mode(0o600);
         let mut file = options.open(&path).with_context(|| format!("can't open {}", path.display()))?;
-        flock(&file, FlockOperation::NonBlockingLockExclusive)
-            .with_context(|| format!("another simulator has {}", path.display()))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => bail!("another simulator has {}", path.display()),
+            Err(TryLockError::Error(error)) => {
+                return Err(error).with_context(|| format!("can't lock {}", path.display()));
+            }
+        }
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
         // A kill may have come before the head was there as a whole.

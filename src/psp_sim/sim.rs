@@ -219,14 +219,8 @@ impl Sim {
         let mut core = self.lock();
         let at_ms = self.now_ms(&core);
         self.turn_what_is_due(&mut core, at_ms);
-        let moment = Moment {
-            number: core.book.last_number + 1,
-            at_ms,
-            salt: &self.salt,
-            base_url: &self.base_url,
-            request: Some(request_id),
-            key: call.key.as_deref(),
-        };
+        let moment =
+            Moment { request: Some(request_id), key: call.key.as_deref(), ..self.moment(&core, at_ms) };
         let failed = |kind| plan.get(kind).map(|fault| Refusal::fault(fault.status.unwrap_or(500)).answer());
         let decision = decide::decide(&core.book, call, moment, plan);
         let mut decision = match decision {

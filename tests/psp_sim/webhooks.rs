@@ -54,6 +54,7 @@ async fn events_are_signed_and_come_in_order() {
         let (time, v1) = signature.split_once(",v1=").expect("both parts");
         assert_eq!(v1, hmac(SECRET, &format!("{}.{body}", &time[2..])));
     }
+    assert!(!psp.log().contains(SECRET), "the secret is in the log");
     // Every event can be fetched, and says the same.
     for event in endpoint.events() {
         let path = format!("/v1/events/{}", event["id"].as_str().expect("an id"));
@@ -134,7 +135,7 @@ async fn events_come_twice_and_out_of_order_if_they_are_told_to() {
     assert_eq!(endpoint.got().len(), 2);
 
     let mut orders = Vec::new();
-    for seed in ["3", "3", "4"] {
+    for seed in ["3", "4"] {
         let flags = ["--seed", seed, "--webhook-reorder-percent", "50", "--webhook-reorder-ms", "60000"];
         let (psp, endpoint) = (Psp::start(&flags).await, Endpoint::start(&[]).await);
         listen(&psp, &endpoint, &["*"]).await;
