@@ -21,9 +21,11 @@ mod import;
 use serde::{Deserialize, Serialize};
 
 use crate::aggregate::Aggregate;
+use crate::country::Country;
 use crate::ids::{CartId, Sku};
 use crate::money::Money;
 use crate::text::{Checks, Invalid};
+use crate::totals::Totals;
 
 pub use import::{Customer, Import, LINES_MAX, Reversal};
 
@@ -122,14 +124,14 @@ impl Buyer {
                 checks.line(&format!("/shipping_address/{pointer}"), text, 200);
             }
         }
-        let country = address.country.len() == 2 && address.country.bytes().all(|b| b.is_ascii_uppercase());
-        checks.require(country, "/shipping_address/country", "must be an ISO 3166-1 code such as GB");
+        let country = address.country.parse::<Country>();
+        checks.require(country.is_ok(), "/shipping_address/country", "must be an ISO 3166-1 code such as GB");
     }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
-    Place { cart_id: CartId, lines: Vec<Line>, total: Money, buyer: Buyer },
+    Place { cart_id: CartId, lines: Vec<Line>, total: Money, totals: Option<Totals>, buyer: Buyer },
     Confirm,
     RequestCancellation,
     Cancel { reason: Reason },
@@ -145,7 +147,11 @@ pub enum Event {
     Placed {
         cart_id: CartId,
         lines: Vec<Line>,
+        /// What is paid.
         total: Money,
+        /// What it consists of; of an older order, the lines alone.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        totals: Option<Totals>,
         /// Where it goes, ISO 3166-1 alpha-2; empty, if that was erased before it stood here.
         country: String,
         personal: Buyer,
@@ -200,7 +206,9 @@ impl Aggregate for Order {
 
     fn decide(&self, command: Command) -> Result<Vec<Event>, Error> {
         match command {
-            Command::Place { cart_id, lines, total, buyer } => Ok(self.place(cart_id, lines, total, buyer)),
+            Command::Place { cart_id, lines, total, totals, buyer } => {
+                Ok(self.place(cart_id, lines, total, totals, buyer))
+            }
             Command::Confirm => Ok(self.confirm()),
             Command::RequestCancellation => self.request_cancellation(),
             Command::Cancel { reason } => Ok(self.cancel(reason)),
@@ -238,12 +246,19 @@ impl Order {
         self.status
     }
 
-    fn place(&self, cart_id: CartId, lines: Vec<Line>, total: Money, buyer: Buyer) -> Vec<Event> {
+    fn place(
+        &self,
+        cart_id: CartId,
+        lines: Vec<Line>,
+        total: Money,
+        totals: Option<Totals>,
+        buyer: Buyer,
+    ) -> Vec<Event> {
         if self.status.is_some() {
             return Vec::new();
         }
         let country = buyer.shipping_address.country.clone();
-        vec![Event::Placed { cart_id, lines, total, country, personal: buyer }]
+        vec![Event::Placed { cart_id, lines, total, totals, country, personal: buyer }]
     }
 
     fn confirm(&self) -> Vec<Event> {
@@ -316,6 +331,7 @@ pub(crate) mod spec {
             cart_id: CartId(Uuid::from_u128(3)),
             lines: vec![line("MUG", 2, 500)],
             total: money(1000, "GBP"),
+            totals: None,
             country: "GB".into(),
             personal: alice(),
         }

@@ -25,7 +25,7 @@ impl Projection for Orders {
     }
 
     fn version(&self) -> i32 {
-        2
+        3
     }
 
     fn categories(&self) -> &'static [&'static str] {
@@ -57,7 +57,8 @@ impl Projection for Orders {
          ) with (fillfactor = 70);
          create table quotes (
              order_id uuid not null,
-             lines jsonb not null
+             lines jsonb not null,
+             totals jsonb
          );
          create table refunds (
              order_id uuid not null,
@@ -115,7 +116,7 @@ impl Default for OrdersWriter {
             ["order_id", "position", "index", "at", "reference", "with_goods", "amount", "currency"];
         Self {
             orders: Rows::default(),
-            quotes: Inserts::new("quotes", &["order_id", "lines"]),
+            quotes: Inserts::new("quotes", &["order_id", "lines", "totals"]),
             refunds: Inserts::new("refunds", &REFUND),
             timeline: Inserts::new("timeline", &["order_id", "position", "index", "kind", "at"]),
         }
@@ -163,11 +164,14 @@ impl OrdersWriter {
         });
         match happened.event {
             // The order is placed with the lines that the cart was checked out with.
-            Event::Cart(cart::Event::CheckedOut { lines, .. })
-            | Event::Order(order::Event::Placed { lines, .. } | order::Event::Imported { lines, .. })
+            Event::Cart(cart::Event::CheckedOut { lines, totals, .. })
+            | Event::Order(order::Event::Placed { lines, totals, .. })
                 if !had_quote =>
             {
-                self.quotes.add(&Quote { order_id: id, lines });
+                self.quotes.add(&Quote { order_id: id, lines, totals: totals.as_ref() });
+            }
+            Event::Order(order::Event::Imported { lines, .. }) if !had_quote => {
+                self.quotes.add(&Quote { order_id: id, lines, totals: None });
             }
             Event::Order(order::Event::Returned(reversal)) => self.refund(id, happened, reversal, true),
             Event::Order(order::Event::Refunded(reversal)) => self.refund(id, happened, reversal, false),

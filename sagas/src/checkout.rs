@@ -325,12 +325,13 @@ fn placed(input: &Input) -> Option<order::Command> {
     match input {
         Input::Event {
             stream,
-            event: Happened::Cart(cart::Event::CheckedOut { lines, total, personal, .. }),
+            event: Happened::Cart(cart::Event::CheckedOut { lines, total, totals, personal, .. }),
             ..
         } => Some(order::Command::Place {
             cart_id: stream.id().parse().ok()?,
             lines: lines.clone(),
             total: *total,
+            totals: totals.clone(),
             buyer: personal.clone(),
         }),
         _ => None,

@@ -166,12 +166,26 @@ fn lines() -> Vec<Line> {
 
 fn checked_out() -> cart::Event {
     let payment = cart::PaymentMethod { method: "sandbox".into(), token: "tok_approve".into() };
-    cart::Event::CheckedOut { order_id: ORDER, lines: lines(), total: gbp(2300), payment, personal: buyer() }
+    cart::Event::CheckedOut {
+        order_id: ORDER,
+        lines: lines(),
+        total: gbp(2300),
+        totals: None,
+        payment,
+        personal: buyer(),
+    }
 }
 
 fn placed() -> order::Event {
     let country = "GB".into();
-    order::Event::Placed { cart_id: CART, lines: lines(), total: gbp(2300), country, personal: buyer() }
+    order::Event::Placed {
+        cart_id: CART,
+        lines: lines(),
+        total: gbp(2300),
+        totals: None,
+        country,
+        personal: buyer(),
+    }
 }
 
 fn reserved(quantity: u32) -> stock::Event {

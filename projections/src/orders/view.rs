@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use domain::Money;
 use domain::order::Line;
+use domain::totals::Totals;
 use infra::read_models::ReadModel;
 use sqlx::types::Json;
 use sqlx::{FromRow, PgPool};
@@ -18,6 +19,8 @@ pub struct Order {
     pub reason: Option<String>,
     pub lines: Json<Vec<Line>>,
     pub total: Json<Option<Money>>,
+    /// Of a checkout here, unless it was before there were any.
+    pub totals: Json<Option<Totals>>,
     pub payment_status: String,
     pub placed_at: DateTime<Utc>,
     /// Of the order's own stream.
@@ -61,7 +64,7 @@ pub async fn order(pool: &PgPool, model: &ReadModel, id: Uuid) -> Result<(Option
     let mut snapshot = model.snapshot(pool).await?;
     let order: Option<Order> = sqlx::query_as(snapshot.sql(
         "select id, number, country, status, reason, coalesce(lines, '[]') as lines,
-                coalesce(total, 'null') as total, payment_status, placed_at, version, position
+                coalesce(total, 'null') as total, coalesce(totals, 'null') as totals, payment_status, placed_at, version, position
          from {schema}.orders left join {schema}.quotes on order_id = id where id = $1",
     ))
     .bind(id)
