@@ -4,9 +4,11 @@ mod operate;
 mod psp_sim;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use domain::terms::Terms;
 
 use crate::history::filter::Moment;
 pub use operate::{DeadLettersWhat, Projections, ProjectionsWhat, Sagas, SagasWhat};
@@ -136,6 +138,11 @@ pub struct Platform {
     /// Seconds that a buyer has to pay, from the checkout on.
     #[arg(long, env = "CARTULARY_TIME_TO_PAY_S", default_value_t = 900)]
     pub time_to_pay_s: u64,
+    /// TOML file of the shop's terms: shipping methods, taxes by country, seconds that a quote holds. All
+    /// processes with the roles command-api and query-api need the same [default: the built-in ones, which are
+    /// infra/local/terms.toml in the sources: tax included, standard delivery free, quotes hold 1800 seconds]
+    #[arg(long, env = "CARTULARY_TERMS", value_name = "FILE", value_parser = crate::terms::read)]
+    terms: Option<Arc<Terms>>,
     /// Milliseconds that a query waits for its Min-Log-Position.
     #[arg(long, env = "CARTULARY_FRESHNESS_LIMIT_MS", default_value_t = 5_000)]
     pub freshness_limit_ms: u64,
@@ -163,6 +170,10 @@ impl Platform {
             batches_max: self.batches_in_flight_max,
             ..infra::writer::Settings::default()
         }
+    }
+
+    pub fn terms(&self) -> Arc<Terms> {
+        self.terms.clone().unwrap_or_else(crate::terms::built_in)
     }
 
     pub fn saga_settings(&self) -> sagas::Settings {

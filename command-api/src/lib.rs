@@ -5,12 +5,15 @@ mod error;
 mod idempotency;
 mod orders;
 mod products;
+mod quotes;
 mod request;
 mod settled;
 mod stock;
 
 use std::sync::Arc;
 
+use domain::terms::Terms;
+use infra::clock::Clock;
 use infra::execute::Executors;
 use infra::feed::Feed;
 use infra::read_models::ReadModels;
@@ -26,6 +29,8 @@ pub struct CommandApi {
     executors: Arc<Executors>,
     read_models: Arc<ReadModels>,
     payment_methods: Vec<String>,
+    terms: Arc<Terms>,
+    clock: Clock,
     in_progress: InProgress,
     recent: Recent,
     settled: Settled,
@@ -38,9 +43,11 @@ impl CommandApi {
         executors: Arc<Executors>,
         read_models: Arc<ReadModels>,
         payment_methods: Vec<String>,
+        terms: Arc<Terms>,
+        clock: Clock,
     ) -> Self {
         let (in_progress, recent, settled) = (InProgress::default(), Recent::default(), Settled::default());
-        Self { feed, executors, read_models, payment_methods, in_progress, recent, settled }
+        Self { feed, executors, read_models, payment_methods, terms, clock, in_progress, recent, settled }
     }
 
     /// Follows the log for those who wait for an order to be settled. Runs until it is dropped.
@@ -60,6 +67,7 @@ pub fn router(api: Arc<CommandApi>) -> OpenApiRouter {
         .routes(routes!(stock::adjust))
         .routes(routes!(carts::create))
         .routes(routes!(carts::set_line))
+        .routes(routes!(quotes::quote))
         .routes(routes!(carts::check_out))
         .routes(routes!(orders::cancel))
         .with_state(api)

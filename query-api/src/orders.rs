@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 use domain::OrderId;
-use infra::http::{MoneyBody, Path, Problem};
+use infra::http::{LineBody, MoneyBody, Path, Problem, ShippingBody, TaxBody, TotalsBody};
 use projections::orders;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -31,7 +31,16 @@ pub(crate) struct Order {
     /// cancelled_by_buyer.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
-    lines: Vec<Line>,
+    lines: Vec<LineBody>,
+    /// Of the lines; absent, with shipping and tax, where only the total is known: of imported orders, say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subtotal: Option<MoneyBody>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shipping: Option<ShippingBody>,
+    /// Absent where none is due.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tax: Option<TaxBody>,
+    /// What is paid.
     total: Option<MoneyBody>,
     payment: Payment,
     placed_at: DateTime<Utc>,
@@ -40,15 +49,6 @@ pub(crate) struct Order {
     refunds: Vec<Refund>,
     /// Oldest first.
     timeline: Vec<Step>,
-}
-
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct Line {
-    sku: String,
-    title: String,
-    quantity: u32,
-    unit_price: MoneyBody,
-    total: MoneyBody,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -116,21 +116,21 @@ impl From<orders::Refund> for Refund {
 
 impl From<orders::Whole> for Order {
     fn from(orders::Whole { order, refunds, timeline }: orders::Whole) -> Self {
-        let line = |line: domain::order::Line| Line {
-            sku: line.sku.to_string(),
-            title: line.title,
-            quantity: line.quantity,
-            unit_price: line.unit_price.into(),
-            total: line.total.into(),
-        };
         let step = |orders::TimelineEntry { kind, at, position }| Step { kind, at, position };
+        let (subtotal, shipping, tax) = match order.totals.0.map(TotalsBody::from) {
+            Some(TotalsBody { subtotal, shipping, tax, .. }) => (Some(subtotal), Some(shipping), tax),
+            None => (None, None, None),
+        };
         Self {
             id: order.id,
             number: order.number,
             country: order.country,
             status: order.status,
             reason: order.reason,
-            lines: order.lines.0.into_iter().map(line).collect(),
+            lines: order.lines.0.into_iter().map(LineBody::from).collect(),
+            subtotal,
+            shipping,
+            tax,
             total: order.total.0.map(MoneyBody::from),
             payment: Payment { status: order.payment_status },
             placed_at: order.placed_at,
