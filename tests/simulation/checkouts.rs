@@ -11,10 +11,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use domain::cart::{self, CheckOut, Offer, PaymentMethod};
+use domain::cart::{self, AskQuote, CheckOut, Offer, PaymentMethod};
 use domain::commit::Hash;
 use domain::order;
-use domain::{Aggregate, CartId, CommandId, Money, OrderId, Sku, stock};
+use domain::{Aggregate, CartId, CommandId, Money, OrderId, QuoteId, Sku, stock};
 use futures_util::FutureExt;
 use infra::clock::Clock;
 use infra::execute::{self, Error, Executor, Executors, Request};
@@ -28,7 +28,7 @@ use uuid::Uuid;
 
 use super::mutants::{self, Mutated};
 use crate::support::faulty_log::{Call, Fault, FaultyLog, Plan};
-use crate::support::story::buyer;
+use crate::support::story::{buyer, terms};
 use checks::{all_is_well, branches};
 use provider::{Booked, Provider, Trouble};
 use timers::SimulatedTimers;
@@ -252,12 +252,32 @@ async fn buy(client: u128, shop: Arc<Executors>, mut random: fastrand::Rng) {
         assert!(insist(&shop.carts, cart_id, &request(client, &step), set).await);
     }
     let token = random.choice(["tok_approve", "tok_approve", "tok_approve", "tok_decline"]).expect("one");
+    let quote_id = QuoteId(Uuid::from_u128(3_000 + client));
+    let terms = Arc::new(terms());
+    let asked = AskQuote {
+        quote_id,
+        country: "GB".into(),
+        region: None,
+        shipping_method: Some("post".into()),
+        offers: offers.clone(),
+        terms: terms.clone(),
+        now: DateTime::UNIX_EPOCH,
+    };
+    let is_quoted = client % 2 == 0;
+    if is_quoted {
+        let quote = cart::Command::Quote(Box::new(asked));
+        assert!(insist(&shop.carts, cart_id, &request(client, "quote"), quote).await);
+    }
     let check_out = cart::Command::CheckOut(Box::new(CheckOut {
         order_id,
+        quote_id: is_quoted.then_some(quote_id),
+        shipping_method: None,
         offers,
         expected_total: None,
         payment: PaymentMethod { method: "sandbox".into(), token: token.into() },
         buyer: buyer(),
+        terms,
+        now: DateTime::UNIX_EPOCH,
     }));
     assert!(insist(&shop.carts, cart_id, &request(client, "check out"), check_out).await);
     if random.u32(0..3) == 0 {

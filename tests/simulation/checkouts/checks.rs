@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use domain::commit::Hash;
 use domain::payment::Operation;
 use domain::stock::Stock;
+use domain::totals::Totals;
 use domain::{Aggregate, CommandId, Event, Money, OrderId, StreamId, cart, order, stock};
 use infra::log::Stored;
 use sagas::{Checkout, checkout};
@@ -15,6 +16,7 @@ use super::History;
 #[derive(Default)]
 struct Told {
     total: Option<Money>,
+    totals: Option<Totals>,
     units: u64,
     checkout: Checkout,
     is_confirmed: bool,
@@ -47,13 +49,18 @@ fn told(commits: &[Stored]) -> (BTreeMap<OrderId, Told>, BTreeMap<StreamId, Stoc
                 continue;
             }
             match Event::decode(recorded).expect("readable") {
-                Some(Event::Cart(cart::Event::CheckedOut { order_id, total, lines, .. })) => {
+                Some(Event::Cart(cart::Event::CheckedOut { order_id, total, totals, lines, .. })) => {
                     let told = orders.entry(order_id).or_default();
                     told.total = Some(total);
+                    told.totals = totals;
                     told.units = lines.iter().map(|line| u64::from(line.quantity)).sum();
                 }
                 Some(Event::Order(event)) => {
                     let told = orders.entry(stream.id().parse().expect("an order")).or_default();
+                    if let order::Event::Placed { total, totals, .. } = &event {
+                        assert_eq!(*totals, told.totals, "{stream} is placed as it was checked out");
+                        assert_eq!(totals.as_ref().map(|totals| totals.total), Some(*total), "{stream}");
+                    }
                     told.is_confirmed |= matches!(event, order::Event::Confirmed {});
                     told.is_cancelled |= matches!(event, order::Event::Cancelled { .. });
                 }
