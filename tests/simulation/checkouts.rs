@@ -263,7 +263,7 @@ async fn buy(client: u128, shop: Arc<Executors>, mut random: fastrand::Rng) {
         terms: terms.clone(),
         now: DateTime::UNIX_EPOCH,
     };
-    let is_quoted = client % 2 == 0;
+    let is_quoted = client.is_multiple_of(2);
     if is_quoted {
         let quote = cart::Command::Quote(Box::new(asked));
         assert!(insist(&shop.carts, cart_id, &request(client, "quote"), quote).await);
