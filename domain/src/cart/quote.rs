@@ -395,6 +395,18 @@ mod spec {
         let quote = cart.state().quote(quebec).expect("quoted");
         let [Event::Quoted(Quote { region, totals, .. })] = &quote[..] else { panic!("{quote:?}") };
         assert_eq!((region.as_deref(), totals.total.amount), (Some("QC"), 1380));
+        let past = [Event::Created {}, line_set("MUG", 2, money(500, "GBP"))].into_iter().chain(quote);
+        let to_region = |region: &str| {
+            let region = Some(region.to_owned());
+            with(move |asked| {
+                let address = &mut asked.buyer.shipping_address;
+                (address.country, address.region) = ("CA".into(), region);
+            })
+        };
+        let cart = given::<Cart>(past);
+        assert!(crate::Aggregate::decide(cart.state(), to_region("QUEBEC ")).is_ok());
+        let refused = crate::Aggregate::decide(cart.state(), to_region("Ontario"));
+        assert!(matches!(refused, Err(Error::Changed { reason: Changed::Destination, .. })), "{refused:?}");
     }
 
     #[test]
