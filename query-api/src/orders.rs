@@ -52,6 +52,7 @@ pub(crate) struct Order {
 }
 
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = OrderPayment)]
 pub(crate) struct Payment {
     /// none, pending, declined, authorized, captured, voided or refunded
     status: String,
