@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use domain::order::{self, Line};
-use domain::payment::Status as PaymentStatus;
+use domain::payment::{Amounts, Status as PaymentStatus};
 use domain::totals::Totals;
 use domain::{Event, Money, OrderId, cart, payment};
 use serde::{Deserialize, Serialize};
@@ -25,6 +25,8 @@ pub(super) struct Row {
     pub reason: Option<String>,
     pub total: Option<Money>,
     pub payment_status: String,
+    /// What was asked for, and what the provider did.
+    pub payment: Option<Amounts>,
     pub placed_at: DateTime<Utc>,
     /// Of the order's own stream.
     pub version: u64,
@@ -42,6 +44,7 @@ impl insert::Record for Row {
             .optional(self.reason.as_deref(), |row, reason| row.text(reason))
             .optional(self.total, |row, total| row.jsonb(&total))
             .text(&self.payment_status)
+            .optional(self.payment.as_ref(), |row, payment| row.jsonb(payment))
             .timestamptz(self.placed_at)
             .int8(self.version.cast_signed())
             .int8(self.position.cast_signed());
@@ -61,6 +64,7 @@ impl rows::Row for Row {
             "reason",
             "total",
             "payment_status",
+            "payment",
             "placed_at",
             "version",
             "position",
@@ -141,6 +145,7 @@ impl Row {
             reason: None,
             total: None,
             payment_status: PaymentStatus::None.code().to_owned(),
+            payment: None,
             placed_at,
             version: 0,
             position: 0,
@@ -193,19 +198,8 @@ impl Row {
     }
 
     fn payment(&mut self, event: &payment::Event) {
-        let status = match event {
-            payment::Event::AuthorizationRequested { .. } => PaymentStatus::Pending,
-            payment::Event::Authorized { .. } => PaymentStatus::Authorized,
-            payment::Event::Declined { .. } => PaymentStatus::Declined,
-            payment::Event::Captured { .. } => PaymentStatus::Captured,
-            payment::Event::Voided {} => PaymentStatus::Voided,
-            payment::Event::Refunded { .. } => PaymentStatus::Refunded,
-            payment::Event::CaptureRequested { .. }
-            | payment::Event::CancellationRequested {}
-            | payment::Event::VoidRequested {}
-            | payment::Event::RefundRequested { .. }
-            | payment::Event::OutcomeUnknown { .. } => return,
-        };
-        self.payment_status = status.code().to_owned();
+        let amounts = self.payment.get_or_insert_default();
+        amounts.evolve(event);
+        self.payment_status = amounts.status().code().to_owned();
     }
 }
