@@ -7,12 +7,15 @@ mod idempotency;
 mod orders;
 mod payments;
 mod products;
+mod quotes;
 mod request;
 mod settled;
 mod stock;
 
 use std::sync::Arc;
 
+use domain::terms::Terms;
+use infra::clock::Clock;
 use infra::execute::Executors;
 use infra::feed::Feed;
 use infra::payment::Providers;
@@ -29,6 +32,8 @@ pub struct CommandApi {
     executors: Arc<Executors>,
     read_models: Arc<ReadModels>,
     providers: Providers,
+    terms: Arc<Terms>,
+    clock: Clock,
     in_progress: InProgress,
     recent: Recent,
     settled: Settled,
@@ -40,9 +45,11 @@ impl CommandApi {
         executors: Arc<Executors>,
         read_models: Arc<ReadModels>,
         providers: Providers,
+        terms: Arc<Terms>,
+        clock: Clock,
     ) -> Self {
         let (in_progress, recent, settled) = (InProgress::default(), Recent::default(), Settled::default());
-        Self { feed, executors, read_models, providers, in_progress, recent, settled }
+        Self { feed, executors, read_models, providers, terms, clock, in_progress, recent, settled }
     }
 
     /// Follows the log for those who wait for an order to be settled. Runs until it is dropped.
@@ -62,6 +69,7 @@ pub fn router(api: Arc<CommandApi>) -> OpenApiRouter {
         .routes(routes!(stock::adjust))
         .routes(routes!(carts::create))
         .routes(routes!(carts::set_line))
+        .routes(routes!(quotes::quote))
         .routes(routes!(carts::check_out))
         .routes(routes!(orders::cancel))
         .routes(routes!(payments::challenge))
