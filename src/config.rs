@@ -139,6 +139,14 @@ pub struct Platform {
     /// Milliseconds that a query waits for its Min-Log-Position.
     #[arg(long, env = "CARTULARY_FRESHNESS_LIMIT_MS", default_value_t = 5_000)]
     pub freshness_limit_ms: u64,
+    /// Most streams of orders' events that are open at a time; beyond, they are answered 503. Each takes a
+    /// connection, and some 20 kB.
+    #[arg(long, env = "CARTULARY_ORDER_STREAMS_MAX", default_value_t = 5_000, value_parser = whole(0..=1_000_000))]
+    pub order_streams_max: usize,
+    /// Seconds after which a stream of events on which nothing happens says that it's alive: less than what
+    /// stands in between allows a connection to be silent.
+    #[arg(long, env = "CARTULARY_HEARTBEAT_S", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    pub heartbeat_s: u64,
     /// Seconds that a reader of the log may stand still while there is more to read, before /readyz says
     /// so; longer than a saga waits for a provider that doesn't answer.
     #[arg(long, env = "CARTULARY_STANDSTILL_LIMIT_S", default_value_t = 30)]
@@ -162,6 +170,14 @@ impl Platform {
             batch_max: self.batch_commits_max,
             batches_max: self.batches_in_flight_max,
             ..infra::writer::Settings::default()
+        }
+    }
+
+    pub fn query_settings(&self) -> query_api::Settings {
+        query_api::Settings {
+            freshness_limit: Duration::from_millis(self.freshness_limit_ms),
+            order_streams_max: self.order_streams_max,
+            heartbeat: Duration::from_secs(self.heartbeat_s),
         }
     }
 

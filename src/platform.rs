@@ -67,6 +67,8 @@ struct Shared {
     projections: Option<Arc<projections::Worker>>,
     sagas: Option<Arc<sagas::Worker>>,
     unsafe_log: Vec<String>,
+    /// Becomes true when the platform is to stop.
+    stopped: watch::Receiver<bool>,
 }
 
 impl Platform {
@@ -80,7 +82,8 @@ impl Platform {
         database_url: &str,
         roles: &[Role],
     ) -> anyhow::Result<Self> {
-        let mut shared = Shared::open(options, nats_url, database_url).await?;
+        let (stop, stopped) = watch::channel(false);
+        let mut shared = Shared::open(options, nats_url, database_url, stopped.clone()).await?;
         let log_was_empty = shared.log.end().await? == 0;
         let mut health = Health::new(
             shared.pool.clone(),
@@ -89,7 +92,6 @@ impl Platform {
             Duration::from_secs(options.standstill_limit_s),
         );
         let mut workers = JoinSet::new();
-        let (stop, stopped) = watch::channel(false);
         let mut router = utoipa_axum::router::OpenApiRouter::with_openapi(crate::serve::description());
         for role in [Role::CommandApi, Role::QueryApi, Role::Projections, Role::Sagas] {
             if roles.contains(&role) {
@@ -164,7 +166,12 @@ impl Platform {
 }
 
 impl Shared {
-    async fn open(options: &config::Platform, nats_url: &str, database_url: &str) -> anyhow::Result<Self> {
+    async fn open(
+        options: &config::Platform,
+        nats_url: &str,
+        database_url: &str,
+        stopped: watch::Receiver<bool>,
+    ) -> anyhow::Result<Self> {
         let connection = connect_nats(nats_url).await?;
         let settings =
             LogSettings { replicas: options.log_replicas, bytes_max: options.log_bytes_max.unwrap_or(-1) };
@@ -196,6 +203,7 @@ impl Shared {
             projections: None,
             sagas: None,
             unsafe_log,
+            stopped,
         })
     }
 
@@ -221,10 +229,15 @@ impl Shared {
                 })
             }
             Role::QueryApi => {
-                let limit = Duration::from_millis(options.freshness_limit_ms);
-                let api = Arc::new(QueryApi::new(self.pool.clone(), self.read_models.clone(), limit));
-                let (looking, feed) = (api.clone(), self.feed.clone());
-                workers.spawn(async move { looking.run(feed).await });
+                let api = Arc::new(QueryApi::new(
+                    self.pool.clone(),
+                    self.read_models.clone(),
+                    self.feed.clone(),
+                    &options.query_settings(),
+                    self.stopped.clone(),
+                ));
+                let looking = api.clone();
+                workers.spawn(async move { looking.run().await });
                 router.merge(query_api::router(api))
             }
             // Over another log, they would skip what is in it, or do again what was done.

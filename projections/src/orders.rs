@@ -13,7 +13,7 @@ use crate::projection::{Happened, Key, Projection, Writer};
 use crate::rows::Rows;
 use rows::{Quote, Row, Step};
 
-pub use view::{Order, Refund, TimelineEntry, Whole, order};
+pub use view::{Extent, Order, Refund, TimelineEntry, Whole, extent, order};
 
 pub const NAME: &str = "orders";
 
