@@ -9,6 +9,7 @@ mod import_orders;
 mod journeys;
 mod liveness;
 mod log_contract;
+mod order_events;
 mod projections;
 mod psp_sim;
 mod read_models;

@@ -230,6 +230,7 @@ fn is_the_contract(routes: &[String]) {
         "GET /v1/carts/{id}",
         "GET /v1/categories",
         "GET /v1/orders/{id}",
+        "GET /v1/orders/{id}/events",
         "GET /v1/products",
         "GET /v1/products/{sku}",
         "GET /v1/reports/sales",

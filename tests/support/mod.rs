@@ -11,6 +11,7 @@ pub mod psp;
 pub mod revenue;
 pub mod servers;
 pub mod shop;
+pub mod sse;
 pub mod stock;
 pub mod story;
 pub mod strace;
