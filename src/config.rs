@@ -2,6 +2,7 @@
 
 mod operate;
 mod psp_sim;
+mod webhooks;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,8 +10,9 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::history::filter::Moment;
-pub use operate::{DeadLettersWhat, Projections, ProjectionsWhat, Sagas, SagasWhat};
+pub use operate::{DeadLettersWhat, Projections, ProjectionsWhat, Sagas, SagasWhat, Webhooks, WebhooksWhat};
 pub use psp_sim::{PspSim, PspSimLedger, PspSimWhat};
+pub use webhooks::WebhookSettings;
 
 /// An event-sourced commerce platform: commands append to a NATS JetStream log, projections build
 /// read models in Postgres, sagas drive checkout and payment.
@@ -31,6 +33,8 @@ pub enum Verb {
     Projections(Projections),
     /// Look after checkouts and payments that are under way.
     Sagas(Sagas),
+    /// Look after the shop's own systems that are told what happens.
+    Webhooks(Webhooks),
     /// Bring data in, through commands.
     Import(Import),
     /// Read the log.
@@ -49,6 +53,7 @@ pub enum Role {
     Projections,
     QueryApi,
     Sagas,
+    Webhooks,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -87,8 +92,8 @@ pub struct Platform {
     /// Address that the HTTP APIs listen on.
     #[arg(long, env = "CARTULARY_HOST", default_value = "127.0.0.1")]
     pub host: std::net::IpAddr,
-    /// Port of the admin API, which the roles projections and sagas have; 0 takes any free one [default: 8081, or
-    /// a free one if it's taken]
+    /// Port of the admin API, which the roles projections, sagas and webhooks have; 0 takes any free one
+    /// [default: 8081, or a free one if it's taken]
     #[arg(long, env = "CARTULARY_ADMIN_PORT")]
     pub admin_port: Option<u16>,
     /// Address that the admin API listens on. It asks nobody who they are: keep it to those who operate.
@@ -151,6 +156,8 @@ pub struct Platform {
     /// so; longer than a saga waits for a provider that doesn't answer.
     #[arg(long, env = "CARTULARY_STANDSTILL_LIMIT_S", default_value_t = 30)]
     pub standstill_limit_s: u64,
+    #[command(flatten)]
+    pub webhooks: WebhookSettings,
     /// Log lines as JSON, one object a line.
     #[arg(long, env = "CARTULARY_LOG_JSON", value_parser = clap::builder::FalseyValueParser::new())]
     pub log_json: bool,

@@ -18,6 +18,7 @@ mod shutdown;
 mod starter;
 mod telemetry;
 mod under_way;
+mod webhooks;
 
 use std::process::ExitCode;
 
@@ -53,6 +54,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Serve(options) => serve::run(options).await,
         Verb::Projections(options) => read_models::run(options).await,
         Verb::Sagas(options) => under_way::run(options).await,
+        Verb::Webhooks(options) => webhooks::run(options).await,
         Verb::Import(options) => import::run(options).await,
         Verb::History(options) => history::run(options).await,
         Verb::Demo(options) => demo::run(options).await,

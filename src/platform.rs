@@ -30,6 +30,9 @@ use crate::health::Health;
 const USUAL_PORT: u16 = 8080;
 const USUAL_ADMIN_PORT: u16 = 8081;
 
+/// Roles that operators look after.
+const OPERATED: [Role; 3] = [Role::Projections, Role::Sagas, Role::Webhooks];
+
 /// How long requests under way may take to end.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 
@@ -66,6 +69,7 @@ struct Shared {
     builds: projections::Builds,
     projections: Option<Arc<projections::Worker>>,
     sagas: Option<Arc<sagas::Worker>>,
+    webhooks: Option<Arc<webhooks::Worker>>,
     unsafe_log: Vec<String>,
     /// Becomes true when the platform is to stop.
     stopped: watch::Receiver<bool>,
@@ -93,7 +97,7 @@ impl Platform {
         );
         let mut workers = JoinSet::new();
         let mut router = utoipa_axum::router::OpenApiRouter::with_openapi(crate::serve::description());
-        for role in [Role::CommandApi, Role::QueryApi, Role::Projections, Role::Sagas] {
+        for role in [Role::CommandApi, Role::QueryApi, Role::Projections, Role::Sagas, Role::Webhooks] {
             if roles.contains(&role) {
                 router = shared.start_role(role, options, router, &mut workers, &mut health).await?;
             }
@@ -107,15 +111,21 @@ impl Platform {
             let stopped = stopped.clone();
             sharing.spawn(async move { worker.run(stopped).await });
         }
+        if let Some(worker) = shared.webhooks.take() {
+            let stopped = stopped.clone();
+            sharing.spawn(async move { worker.run(stopped).await });
+        }
         let read_models = shared.read_models.clone();
         workers.spawn(async move { read_models.run().await });
-        let admin = match roles.contains(&Role::Projections) || roles.contains(&Role::Sagas) {
+        let admin = match roles.iter().any(|role| OPERATED.contains(role)) {
             true => Some(listen(options.admin_host, options.admin_port, USUAL_ADMIN_PORT).await?),
             false => None,
         };
         let admin_address = admin.as_ref().map(TcpListener::local_addr).transpose()?;
         if let Some(listener) = admin {
-            let app = crate::serve::admin_app(shared.builds.clone());
+            let endpoints =
+                webhooks::Endpoints::new(shared.pool.clone(), shared.log.clone(), options.webhooks.rules());
+            let app = crate::serve::admin_app(shared.builds.clone(), endpoints);
             workers.spawn(async move {
                 if let Err(error) = axum::serve(listener, app).await {
                     tracing::error!(%error, "the admin API ended");
@@ -157,7 +167,7 @@ impl Platform {
         // Lanes are given back, so that nobody waits for them.
         let given_back = async { while self.sharing.join_next().await.is_some() {} };
         if tokio::time::timeout(DRAIN_LIMIT, given_back).await.is_err() {
-            tracing::warn!("the projections or the sagas did not end in time");
+            tracing::warn!("the projections, the sagas or the webhooks did not end in time");
         }
         self.sharing.shutdown().await;
         self.workers.shutdown().await;
@@ -182,6 +192,7 @@ impl Shared {
         let pool = connect_postgres(database_url, options.database_connections_max).await?;
         let all = projections::all();
         projections::set_up(&all, &pool).await.context("the read models' tables can't be made")?;
+        webhooks::set_up(&pool).await.context("the webhooks' tables can't be made")?;
         let unsafe_log = crate::safety::reasons(options, &settings, &jetstream, &pool).await?;
         let (log, clock): (Arc<dyn EventLog>, _) = (Arc::new(jetstream), Clock::system());
         let (writer, executors) =
@@ -202,6 +213,7 @@ impl Shared {
             builds,
             projections: None,
             sagas: None,
+            webhooks: None,
             unsafe_log,
             stopped,
         })
@@ -241,7 +253,7 @@ impl Shared {
                 router.merge(query_api::router(api))
             }
             // Over another log, they would skip what is in it, or do again what was done.
-            Role::Projections | Role::Sagas if !self.unsafe_log.is_empty() => router,
+            Role::Projections | Role::Sagas | Role::Webhooks if !self.unsafe_log.is_empty() => router,
             Role::Projections => {
                 let worker = Arc::new(projections::Worker::new(self.builds.clone()));
                 health.watch_projections(worker.clone());
@@ -250,6 +262,14 @@ impl Shared {
             }
             Role::Sagas => {
                 self.start_sagas(options, health).await?;
+                router
+            }
+            Role::Webhooks => {
+                let (feed, pool, clock) = (self.feed.clone(), self.pool.clone(), self.clock.clone());
+                let worker = webhooks::Worker::new(feed, pool, clock, options.webhooks.settings());
+                let worker = Arc::new(worker);
+                health.watch_webhooks(worker.clone());
+                self.webhooks = Some(worker);
                 router
             }
         })

@@ -75,7 +75,7 @@ impl Roles {
             .expect("the program starts");
         kill_at_the_end(process.id());
         let mut output = std::io::BufReader::new(process.stdout.take().expect("its output"));
-        let has_admin = arguments.iter().any(|role| ["projections", "sagas"].contains(role));
+        let has_admin = arguments.iter().any(|role| ["projections", "sagas", "webhooks"].contains(role));
         let told = tokio::task::spawn_blocking(move || {
             let mut told = |before: &str| {
                 let mut line = String::new();
@@ -194,6 +194,11 @@ pub async fn operate(admin: &str, arguments: &[&str]) -> (bool, String) {
 /// The same with `cartulary sagas`.
 pub async fn operate_sagas(admin: &str, arguments: &[&str]) -> (bool, String) {
     run_verb("sagas", admin, arguments).await
+}
+
+/// The same with `cartulary webhooks`.
+pub async fn operate_webhooks(admin: &str, arguments: &[&str]) -> (bool, String) {
+    run_verb("webhooks", admin, arguments).await
 }
 
 async fn run_verb(verb: &str, admin: &str, arguments: &[&str]) -> (bool, String) {
