@@ -19,4 +19,5 @@ mod simulation;
 mod snapshots;
 mod support;
 mod tidy;
+mod webhooks;
 mod writer;

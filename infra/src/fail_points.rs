@@ -13,6 +13,8 @@ pub const APPEND_ACKNOWLEDGED: &str = "append.acknowledged";
 pub const COMMAND_DONE: &str = "command.done";
 /// A part of a snapshot is about to be saved.
 pub const SNAPSHOT_SAVED: &str = "snapshot.saved";
+/// The webhooks' checkpoint has moved, in a transaction that is not committed.
+pub const WEBHOOK_CHECKPOINT: &str = "webhook.checkpoint";
 /// Webhooks are claimed, and not sent.
 pub const WEBHOOK_CLAIMED: &str = "webhook.claimed";
 /// A webhook has arrived, and this is not written down.

@@ -8,6 +8,8 @@ pub mod memory;
 pub mod projecting;
 pub mod proxy;
 pub mod psp;
+pub mod python;
+pub mod receiver;
 pub mod revenue;
 pub mod servers;
 pub mod shop;

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use infra::fail_points;
 use infra::feed::{Entry, Feed};
 use infra::lanes::{Advance, Lease};
 use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
@@ -140,6 +141,9 @@ impl Lane {
             return Err(Error::Lost);
         }
         let wishes = outbox::wishes(&mut transaction).await?;
+        if !wishes.is_empty() {
+            fail_points::may_die(fail_points::WEBHOOK_CHECKPOINT);
+        }
         let is_wanted = |kind: &str| wishes.iter().any(|wish| wish.wants(kind));
         let messages: Vec<_> = batch.iter().flat_map(|entry| message::of(entry, is_wanted)).collect();
         let rows = messages.iter().flat_map(|message| {

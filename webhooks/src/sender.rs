@@ -100,7 +100,9 @@ impl Sender {
                     break;
                 }
             };
-            fail_points::may_die(fail_points::WEBHOOK_CLAIMED);
+            if !attempts.is_empty() {
+                fail_points::may_die(fail_points::WEBHOOK_CLAIMED);
+            }
             let destination = Arc::new(destination);
             for attempt in attempts {
                 let (sender, destination) = (self.clone(), destination.clone());
