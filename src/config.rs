@@ -145,7 +145,7 @@ pub struct Platform {
     #[arg(long, env = "CARTULARY_FRESHNESS_LIMIT_MS", default_value_t = 5_000)]
     pub freshness_limit_ms: u64,
     /// Most streams of orders' events that are open at a time; beyond, they are answered 503. Each takes a
-    /// connection, and some 20 kB.
+    /// connection, and some 40 kB.
     #[arg(long, env = "CARTULARY_ORDER_STREAMS_MAX", default_value_t = 5_000, value_parser = whole(0..=1_000_000))]
     pub order_streams_max: usize,
     /// Seconds after which a stream of events on which nothing happens says that it's alive: less than what

@@ -9,6 +9,7 @@ mod health;
 mod history;
 mod how_long;
 mod import;
+mod limits;
 mod platform;
 mod psp_sim;
 mod read_models;

@@ -86,6 +86,7 @@ impl Platform {
         database_url: &str,
         roles: &[Role],
     ) -> anyhow::Result<Self> {
+        crate::limits::raise_open_files();
         let (stop, stopped) = watch::channel(false);
         let mut shared = Shared::open(options, nats_url, database_url, stopped.clone()).await?;
         let log_was_empty = shared.log.end().await? == 0;

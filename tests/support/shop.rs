@@ -60,6 +60,16 @@ impl Roles {
         arguments: &[&str],
         fail_points: &str,
     ) -> Self {
+        Self::start_with(nats_url, database_url, arguments, &[("FAILPOINTS", fail_points)]).await
+    }
+
+    /// Starts roles with something more in their environment.
+    pub async fn start_with(
+        nats_url: &str,
+        database_url: &str,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Self {
         let mut command = Command::new(PROGRAM);
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let mut process = command
@@ -67,7 +77,7 @@ impl Roles {
             .args(arguments)
             .env("NATS_URL", nats_url)
             .env("DATABASE_URL", database_url)
-            .env("FAILPOINTS", fail_points)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

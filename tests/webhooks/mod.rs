@@ -3,6 +3,7 @@
 mod crashes;
 mod delivery;
 mod endpoints;
+mod tls;
 
 use std::collections::BTreeSet;
 

@@ -24,7 +24,7 @@ const IDLE_INTERVAL: Duration = Duration::from_millis(500);
 const BACKOFF: Duration = Duration::from_secs(1);
 
 /// How often it looks for what is to be given up or forgotten.
-const TIDY_INTERVAL: Duration = Duration::from_secs(5);
+const TIDY_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Categories of the streams whose events may be wanted.
 const FOLLOWED: [&str; 5] = [

@@ -4,7 +4,8 @@ use chrono::SecondsFormat;
 use domain::RecordedEvent;
 use domain::public::{self, Audience};
 use infra::feed::Entry;
-use serde_json::json;
+use serde::Serialize;
+use serde_json::{Map, Value};
 use uuid::Uuid;
 
 /// An event that is worth telling.
@@ -15,6 +16,21 @@ pub(crate) struct Message {
     pub event: Uuid,
     pub kind: String,
     pub body: String,
+}
+
+/// What is sent of it. Fields are added, never taken away.
+#[derive(Serialize)]
+struct Body<'a> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    /// When it happened.
+    timestamp: String,
+    data: Map<String, Value>,
+    event: Uuid,
+    /// `category/id`: with position and index, its place among what happened to one thing.
+    stream: &'a str,
+    position: u64,
+    index: usize,
 }
 
 /// The id under which an endpoint knows an event, however often it's sent.
@@ -37,14 +53,8 @@ pub(crate) fn of(entry: &Entry, is_wanted: impl Fn(&str) -> bool) -> Vec<Message
 
 fn message(position: u64, index: usize, stream: &str, event: &RecordedEvent) -> Option<Message> {
     let data = public::data(event, Audience::Shop)?;
-    let body = json!({
-        "type": event.kind,
-        "timestamp": event.occurred_at.to_rfc3339_opts(SecondsFormat::Micros, true),
-        "data": data,
-        "event": event.id,
-        "stream": stream,
-        "position": position,
-        "index": index,
-    });
-    Some(Message { position, index, event: event.id, kind: event.kind.clone(), body: body.to_string() })
+    let timestamp = event.occurred_at.to_rfc3339_opts(SecondsFormat::Micros, true);
+    let body = Body { kind: &event.kind, timestamp, data, event: event.id, stream, position, index };
+    let body = serde_json::to_string(&body).unwrap_or_else(|error| unreachable!("plain data: {error}"));
+    Some(Message { position, index, event: event.id, kind: event.kind.clone(), body })
 }

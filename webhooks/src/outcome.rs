@@ -11,6 +11,9 @@ pub(crate) const DOWN_AFTER: i32 = 10;
 /// Longest pause between two probes.
 const PROBE_MAX: Duration = Duration::from_secs(300);
 
+/// Longest reason that is kept.
+const REASON_CHARS_MAX: usize = 300;
+
 /// Each pause is so many times the one before.
 const FACTOR: f64 = 3.0;
 
@@ -33,8 +36,11 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
-    pub fn failed(reason: impl Into<String>) -> Self {
-        Self::Failed { status: None, reason: reason.into(), retry_after: None }
+    /// The reason may quote what comes from outside.
+    pub fn failed(reason: &str) -> Self {
+        let plain = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
+        let reason = reason.chars().take(REASON_CHARS_MAX).map(plain).collect();
+        Self::Failed { status: None, reason, retry_after: None }
     }
 
     /// What an answer means.
@@ -107,6 +113,14 @@ mod tests {
         let asked = Duration::from_secs(60);
         assert_eq!(rest(1, Some(asked), &settings), Some(asked));
         assert_eq!(rest(1, Some(Duration::MAX), &settings), Some(settings.retry_max));
+    }
+
+    #[test]
+    fn a_reason_is_one_short_line_whatever_it_quotes() {
+        let Outcome::Failed { reason, .. } = Outcome::failed(&format!("a\0b\n{}", "c".repeat(1_000))) else {
+            unreachable!("it failed")
+        };
+        assert!(reason.starts_with("a\u{FFFD}b\u{FFFD}c") && reason.chars().count() == REASON_CHARS_MAX);
     }
 
     #[test]

@@ -62,8 +62,8 @@ impl Http {
     pub async fn send(&self, destination: &Destination, attempt: &Attempt) -> Outcome {
         match tokio::time::timeout(self.time_limit, self.try_send(destination, attempt)).await {
             Ok(Ok(outcome)) => outcome,
-            Ok(Err(reason)) => Outcome::failed(reason),
-            Err(_) => Outcome::failed(format!("no answer within {} s", self.time_limit.as_secs_f64())),
+            Ok(Err(reason)) => Outcome::failed(&reason),
+            Err(_) => Outcome::failed(&format!("no answer within {} s", self.time_limit.as_secs_f64())),
         }
     }
 

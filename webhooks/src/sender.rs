@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use infra::fail_points;
 use sqlx::PgPool;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
@@ -40,17 +40,19 @@ impl Sender {
         Self { endpoints, http, settings, news, connections: Semaphore::new(CONNECTIONS_MAX) }
     }
 
-    /// Runs until it's dropped; what is on its way then is due again when its claim has ended.
-    pub async fn run(self: Arc<Self>) {
+    /// Runs until it is told to stop, and then until what is on its way has arrived, or has not. If it's dropped
+    /// instead, that is due again when its claim has ended.
+    pub async fn run(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
         let mut tasks = JoinSet::new();
         let mut served = HashSet::new();
-        loop {
+        while !*stop.borrow() {
             let pause = match self.due().await {
                 Ok(due) => {
                     for endpoint in due {
                         if served.insert(endpoint) {
                             let sender = self.clone();
-                            tasks.spawn(async move { (sender.serve(endpoint).await, endpoint).1 });
+                            let stop = stop.clone();
+                            tasks.spawn(async move { (sender.serve(endpoint, stop).await, endpoint).1 });
                         }
                     }
                     POLL
@@ -70,8 +72,11 @@ impl Sender {
                 }
                 () = self.news.notified() => {}
                 () = tokio::time::sleep(pause) => {}
+                // If the sender is gone, so is the platform.
+                _ = stop.wait_for(|stop| *stop) => break,
             }
         }
+        while tasks.join_next().await.is_some() {}
     }
 
     fn pool(&self) -> &PgPool {
@@ -84,10 +89,10 @@ impl Sender {
     }
 
     /// Sends one endpoint all that is due, so many at a time.
-    async fn serve(self: &Arc<Self>, endpoint: Uuid) {
+    async fn serve(self: &Arc<Self>, endpoint: Uuid, stop: watch::Receiver<bool>) {
         let claim_for = self.settings.time_limit + CLAIM_MARGIN;
         let mut sending: JoinSet<()> = JoinSet::new();
-        loop {
+        while !*stop.borrow() {
             let claimed = {
                 let _connection = self.connections.acquire().await;
                 outbox::claim(endpoint, self.settings.in_flight_max, claim_for, self.pool()).await

@@ -54,14 +54,15 @@ impl Worker {
         let endpoints = Endpoints::new(self.pool.clone(), self.feed.log().clone(), self.settings.rules);
         let http = Http::new(self.settings.rules, self.settings.time_limit, self.clock.clone());
         let sender = Sender::new(endpoints, http, self.settings.clone(), self.news.clone());
-        tokio::select! {
-            () = async {
-                self.begin().await;
-                tokio::join!(self.work(&mut worker, &mut tasks), Arc::new(sender).run());
-            } => {}
-            _ = stop.wait_for(|stop| *stop) => {}
-        }
-        tasks.end().await;
+        let sending = Arc::new(sender).run(stop.clone());
+        let working = async {
+            tokio::select! {
+                () = async { (self.begin().await, self.work(&mut worker, &mut tasks).await).1 } => {}
+                _ = stop.wait_for(|stop| *stop) => {}
+            }
+            tasks.end().await;
+        };
+        tokio::join!(working, sending);
         if let Err(error) = worker.leave().await {
             tracing::warn!(%error, "others find out by themselves that the webhooks' lane is free");
         }

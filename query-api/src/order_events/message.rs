@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use axum::response::sse;
-use chrono::{DateTime, Utc};
+use chrono::SecondsFormat;
 use domain::RecordedEvent;
 use futures_util::stream;
 use serde::Serialize;
@@ -54,7 +54,9 @@ pub(crate) struct OrderEvent {
     #[serde(rename = "type")]
     #[schema(example = "order.placed")]
     kind: String,
-    occurred_at: DateTime<Utc>,
+    /// To the microsecond, as in the order's timeline.
+    #[schema(value_type = String, format = DateTime)]
+    occurred_at: String,
     /// In the log: a query with it as `Min-Log-Position` shows what this led to.
     position: u64,
     /// Depends on the type: lines, total and country of an order, the reason of a cancellation, an amount.
@@ -64,8 +66,8 @@ pub(crate) struct OrderEvent {
 
 impl OrderEvent {
     pub(super) fn new(place: Place, event: &RecordedEvent, data: Map<String, Value>) -> Self {
-        let (kind, occurred_at, position) = (event.kind.clone(), event.occurred_at, place.position);
-        Self { place, kind, occurred_at, position, data }
+        let occurred_at = event.occurred_at.to_rfc3339_opts(SecondsFormat::Micros, true);
+        Self { place, kind: event.kind.clone(), occurred_at, position: place.position, data }
     }
 
     fn message(&self) -> sse::Event {
