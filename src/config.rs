@@ -189,7 +189,8 @@ impl Platform {
     }
 
     pub fn saga_settings(&self) -> sagas::Settings {
-        sagas::Settings { time_to_pay: Duration::from_secs(self.time_to_pay_s) }
+        let time_to_pay = Duration::from_secs(self.time_to_pay_s);
+        sagas::Settings { time_to_pay, patience: sagas::Patience::default() }
     }
 }
 

@@ -11,7 +11,7 @@ use infra::execute::{Executor, Executors};
 use infra::feed::Feed;
 use infra::log::{EventLog, JetStreamLog, LogSettings};
 use infra::nats::Connection;
-use infra::payment::Sandbox;
+use infra::payment::{PaymentProvider, Providers, Sandbox};
 use infra::read_models::ReadModels;
 use infra::snapshots::{JetStreamSnapshots, Snapshots};
 use infra::timers::JetStreamTimers;
@@ -60,6 +60,7 @@ struct Shared {
     log: Arc<dyn EventLog>,
     feed: Arc<Feed>,
     timers: JetStreamTimers,
+    providers: Providers,
     pool: PgPool,
     clock: Clock,
     writer: Writer,
@@ -196,6 +197,8 @@ impl Shared {
         webhooks::set_up(&pool).await.context("the webhooks' tables can't be made")?;
         let unsafe_log = crate::safety::reasons(options, &settings, &jetstream, &pool).await?;
         let (log, clock): (Arc<dyn EventLog>, _) = (Arc::new(jetstream), Clock::system());
+        let sandbox = Sandbox::open(pool.clone(), clock.clone(), Arc::new(timers.clone())).await?;
+        let providers = Providers::new([Arc::new(sandbox) as Arc<dyn PaymentProvider>]);
         let (writer, executors) =
             execute_on(&log, &snapshots, &clock, options.writer_settings(), &options.execute_settings());
         let feed = Feed::new(log.clone());
@@ -205,6 +208,7 @@ impl Shared {
             log,
             feed,
             timers,
+            providers,
             pool,
             clock,
             writer,
@@ -231,7 +235,7 @@ impl Shared {
         Ok(match role {
             Role::CommandApi => {
                 let (feed, executors) = (self.feed.clone(), self.executors.clone());
-                let methods = vec!["sandbox".to_owned()];
+                let methods = self.providers.names();
                 let api = Arc::new(CommandApi::new(feed, executors, self.read_models.clone(), methods));
                 let worker = api.clone();
                 workers.spawn(async move { worker.run().await });
@@ -284,7 +288,7 @@ impl Shared {
             clock: self.clock.clone(),
             executors: self.executors.clone(),
             checkouts,
-            provider: Arc::new(Sandbox::open(self.pool.clone(), self.clock.clone()).await?),
+            providers: self.providers.clone(),
             timers: Arc::new(self.timers.clone()),
             settings: options.saga_settings(),
             index: sagas::Index::default(),

@@ -55,6 +55,8 @@ pub enum Reason {
     OutOfStock,
     PaymentDeclined,
     PaymentTimedOut,
+    /// Another amount was authorised than was quoted.
+    PaymentMismatch,
     CancelledByBuyer,
     /// By an operator.
     Abandoned,
@@ -68,6 +70,7 @@ impl Reason {
             Self::OutOfStock => "out_of_stock",
             Self::PaymentDeclined => "payment_declined",
             Self::PaymentTimedOut => "payment_timed_out",
+            Self::PaymentMismatch => "payment_mismatch",
             Self::CancelledByBuyer => "cancelled_by_buyer",
             Self::Abandoned => "abandoned",
         }

@@ -1,166 +1,170 @@
-//! The payment of one order: what was asked of the provider, and what the provider said.
+//! The payment of one order: what was asked of the provider, and what the provider says became of it.
 //!
-//! | command   | event                                                                      |
-//! |-----------|----------------------------------------------------------------------------|
-//! | Authorize | AuthorizationRequested                                                     |
-//! | Capture   | CaptureRequested                                                           |
-//! | Undo      | VoidRequested, RefundRequested, or CancellationRequested while one is open |
-//! | Record    | Authorized, Declined, Captured, Voided, Refunded, or OutcomeUnknown        |
+//! | command   | event                                                                           |
+//! |-----------|---------------------------------------------------------------------------------|
+//! | Authorize | AuthorizationRequested                                                          |
+//! | Capture   | CaptureRequested                                                                |
+//! | Undo      | VoidRequested, RefundRequested, or CancellationRequested while a request is open |
+//! | Refund    | RefundRequested, RefundQueued while a request is open, or RefundFailed          |
+//! | Record    | what is news in a statement; Declined, CaptureFailed, RefundFailed, UndoRefused, OutcomeUnknown, ReviewRequired |
+//! | Observe   | what is news in a statement: Authorized, AuthorizationAdjusted, Declined, ActionRequired, Captured, Voided, Refunded, RefundReversed, ChargedBack, StrayFound, StrayUndone |
 //!
 //! Only the sagas give these commands, so none is refused: what does not apply any more has no
 //! events. A request is in the log before the provider is called. While its outcome is unknown,
-//! it stays the one open request, with the one key, and no other is made.
+//! it stays the one open request, with the one key, and no other is made. What the provider states is
+//! recorded whatever was asked for: a payment is a fold over what it did.
+//!
+//! A stray is a second payment at the provider for this order, such as one made by a request that was
+//! thought lost. It is found by its order's id, and undone.
+
+mod amounts;
+mod draft;
+mod request;
+#[cfg(test)]
+mod spec;
+mod statement;
+
+use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::aggregate::Aggregate;
 use crate::cart::PaymentMethod;
 use crate::ids::OrderId;
 use crate::money::Money;
+use draft::Draft;
+use request::{is_whole, whole};
+
+pub use amounts::{Amounts, Status};
+pub use request::{OpenRequest, Operation, Request, refund_of_key};
+pub use statement::{Outcome, Refund, RefundState, State, Statement};
 
 pub const CATEGORY: &str = "payment";
 
-/// Invariant: at most one request is open; money that was authorised is captured at most once
-/// and given back at most once.
+/// Invariant: at most one request is open, and it is never given up before its outcome is known; what is
+/// asked back is never more than was captured.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Payment {
     quote: Option<(Money, PaymentMethod)>,
     provider_reference: Option<String>,
-    status: Status,
+    amounts: Amounts,
+    /// By our name for them, or the provider's, where somebody else made them.
+    refunds: BTreeMap<String, KnownRefund>,
+    /// Captured amounts of second payments that are not undone yet, by the provider's name for them.
+    strays: BTreeMap<String, i64>,
     open: Option<OpenRequest>,
-    /// Undo as soon as the open request has its outcome.
+    /// Nothing is to be kept, or taken any more.
     to_be_undone: bool,
+    /// How many requests the provider refused.
+    rounds: u32,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Status {
-    #[default]
-    None,
-    Pending,
-    Declined,
-    Authorized,
-    Captured,
-    Voided,
-    Refunded,
-}
-
-impl Status {
-    /// As on the wire: `authorized`.
-    #[must_use]
-    pub fn code(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Pending => "pending",
-            Self::Declined => "declined",
-            Self::Authorized => "authorized",
-            Self::Captured => "captured",
-            Self::Voided => "voided",
-            Self::Refunded => "refunded",
-        }
-    }
-}
-
-/// What a provider can be asked to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Operation {
-    Authorize,
-    Capture,
-    Void,
-    Refund,
-}
-
-impl Operation {
-    /// As on the wire: `authorize`.
-    #[must_use]
-    pub fn code(self) -> &'static str {
-        match self {
-            Self::Authorize => "authorize",
-            Self::Capture => "capture",
-            Self::Void => "void",
-            Self::Refund => "refund",
-        }
-    }
-}
-
-/// The request that has no outcome yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OpenRequest {
-    pub operation: Operation,
-    /// 0 for the call itself, then one more for each look-up: the generation of its timer.
-    pub attempt: u32,
+struct KnownRefund {
+    amount: i64,
+    step: RefundStep,
 }
 
-/// What the provider has to know for a request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Request {
-    pub order_id: OrderId,
-    pub operation: Operation,
-    pub attempt: u32,
-    pub amount: Money,
-    pub payment: PaymentMethod,
-    /// The provider's own name for the authorisation, once there is one.
-    pub provider_reference: Option<String>,
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+enum RefundStep {
+    Queued,
+    Asked,
+    Done,
+    Failed,
 }
 
-impl Request {
-    /// One key for one operation of one order, whatever happens in between.
-    #[must_use]
-    pub fn idempotency_key(&self) -> String {
-        format!("{}:{}", self.order_id, self.operation.code())
-    }
-}
-
-/// What came of a request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
-    Done {
-        provider_reference: String,
-    },
-    Declined {
-        reason: String,
-    },
-    /// No answer, or none yet: to be looked up then.
-    Unknown {
-        look_up_at: DateTime<Utc>,
-    },
-}
-
+/// `at` is the time of asking.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
-    Authorize { amount: Money, payment: PaymentMethod },
-    Capture,
-    Undo,
-    Record { operation: Operation, attempt: u32, outcome: Outcome },
+    Authorize { amount: Money, payment: PaymentMethod, at: DateTime<Utc> },
+    Capture { at: DateTime<Utc> },
+    Undo { at: DateTime<Utc> },
+    Refund { id: Uuid, amount: Money, at: DateTime<Utc> },
+    Record { operation: Operation, attempt: u32, outcome: Outcome, at: DateTime<Utc> },
+    Observe { statement: Statement, at: DateTime<Utc> },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", content = "data")]
 pub enum Event {
     #[serde(rename = "payment.authorization_requested")]
-    AuthorizationRequested { amount: Money, payment: PaymentMethod },
+    AuthorizationRequested {
+        amount: Money,
+        payment: PaymentMethod,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        at: Option<DateTime<Utc>>,
+    },
+    /// The buyer is to do something; looked up again then.
+    #[serde(rename = "payment.action_required")]
+    ActionRequired { provider_reference: String, attempt: u32, look_up_at: DateTime<Utc> },
     #[serde(rename = "payment.authorized")]
     Authorized { amount: Money, provider_reference: String },
+    /// The provider holds another amount than it did.
+    #[serde(rename = "payment.authorization_adjusted")]
+    AuthorizationAdjusted { amount: Money },
     #[serde(rename = "payment.declined")]
     Declined { reason: String },
     #[serde(rename = "payment.capture_requested")]
-    CaptureRequested { amount: Money },
+    CaptureRequested {
+        amount: Money,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        at: Option<DateTime<Utc>>,
+    },
     #[serde(rename = "payment.captured")]
     Captured { amount: Money },
+    #[serde(rename = "payment.capture_failed")]
+    CaptureFailed { reason: String },
     #[serde(rename = "payment.cancellation_requested")]
     CancellationRequested {},
     #[serde(rename = "payment.void_requested")]
-    VoidRequested {},
+    VoidRequested {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        at: Option<DateTime<Utc>>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        stray: Option<String>,
+    },
     #[serde(rename = "payment.voided")]
     Voided {},
+    /// It waits for another request's outcome.
+    #[serde(rename = "payment.refund_queued")]
+    RefundQueued { refund: String, amount: Money },
     #[serde(rename = "payment.refund_requested")]
-    RefundRequested { amount: Money },
+    RefundRequested {
+        amount: Money,
+        #[serde(default = "whole", skip_serializing_if = "is_whole")]
+        refund: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        at: Option<DateTime<Utc>>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        stray: Option<String>,
+    },
     #[serde(rename = "payment.refunded")]
-    Refunded { amount: Money },
+    Refunded {
+        amount: Money,
+        #[serde(default = "whole", skip_serializing_if = "is_whole")]
+        refund: String,
+    },
+    #[serde(rename = "payment.refund_failed")]
+    RefundFailed { refund: String, amount: Money, reason: String },
+    /// What had been given back came back.
+    #[serde(rename = "payment.refund_reversed")]
+    RefundReversed { refund: String, amount: Money },
+    #[serde(rename = "payment.charged_back")]
+    ChargedBack { amount: Money },
+    /// The provider refused to give money back: it's asked again then.
+    #[serde(rename = "payment.undo_refused")]
+    UndoRefused { operation: Operation, attempt: u32, reason: String, again_at: DateTime<Utc> },
     #[serde(rename = "payment.outcome_unknown")]
     OutcomeUnknown { operation: Operation, attempt: u32, look_up_at: DateTime<Utc> },
+    /// Its outcome has been unknown for so long that somebody should ask the provider.
+    #[serde(rename = "payment.review_required")]
+    ReviewRequired { operation: Operation },
+    #[serde(rename = "payment.stray_found")]
+    StrayFound { provider_reference: String, authorized: Money, captured: Money },
+    #[serde(rename = "payment.stray_undone")]
+    StrayUndone { provider_reference: String },
 }
 
 /// A payment's commands are never refused.
@@ -176,10 +180,19 @@ impl Aggregate for Payment {
 
     fn decide(&self, command: Command) -> Result<Vec<Event>, Error> {
         Ok(match command {
-            Command::Authorize { amount, payment } => self.authorize(amount, payment),
-            Command::Capture => self.capture(),
-            Command::Undo => self.undo(),
-            Command::Record { operation, attempt, outcome } => self.record(operation, attempt, outcome),
+            Command::Authorize { amount, payment, at } if self.quote.is_none() => {
+                vec![Event::AuthorizationRequested { amount, payment, at: Some(at) }]
+            }
+            Command::Authorize { .. } => Vec::new(),
+            Command::Capture { at } => self.capture(at),
+            Command::Undo { at } => self.draft(at, Draft::undo),
+            Command::Refund { id, amount, at } => {
+                self.draft(at, |draft| draft.refund(format!("{}:{id}", whole()), amount))
+            }
+            Command::Record { operation, attempt, outcome, at } => {
+                self.draft(at, |draft| draft.outcome(operation, attempt, outcome))
+            }
+            Command::Observe { statement, at } => self.draft(at, |draft| draft.observe(&statement)),
         })
     }
 
@@ -188,26 +201,62 @@ impl Aggregate for Payment {
     }
 
     fn evolve(&mut self, event: &Event) {
+        self.amounts.evolve(event);
         match event {
-            Event::AuthorizationRequested { amount, payment } => {
+            Event::AuthorizationRequested { amount, payment, at } => {
                 self.quote = Some((*amount, payment.clone()));
-                self.status = Status::Pending;
-                self.begin(Operation::Authorize);
+                self.begin(Operation::Authorize, amount.amount, *at);
+            }
+            Event::ActionRequired { provider_reference, attempt, .. } => {
+                self.provider_reference = Some(provider_reference.clone());
+                self.again(*attempt);
             }
             Event::Authorized { provider_reference, .. } => {
                 self.provider_reference = Some(provider_reference.clone());
-                self.finish(Status::Authorized);
+                self.finish(&[Operation::Authorize]);
             }
-            Event::Declined { .. } => self.finish(Status::Declined),
-            Event::CaptureRequested { .. } => self.begin(Operation::Capture),
-            Event::Captured { .. } => self.finish(Status::Captured),
+            Event::AuthorizationAdjusted { .. }
+            | Event::ChargedBack { .. }
+            | Event::RefundQueued { .. }
+            | Event::Refunded { .. }
+            | Event::RefundFailed { .. }
+            | Event::RefundReversed { .. }
+            | Event::RefundRequested { stray: None, .. } => self.refund_happened(event),
+            Event::Declined { .. } => {
+                // It may yet turn out that the provider did take the money.
+                self.to_be_undone = true;
+                self.finish(&[Operation::Authorize, Operation::Capture]);
+            }
+            Event::CaptureRequested { amount, at } => self.begin(Operation::Capture, amount.amount, *at),
+            Event::Captured { .. } => {
+                self.finish(&[Operation::Authorize, Operation::Capture, Operation::Void]);
+            }
+            Event::CaptureFailed { .. } => {
+                self.rounds += 1;
+                self.finish(&[Operation::Capture]);
+            }
             Event::CancellationRequested {} => self.to_be_undone = true,
-            Event::VoidRequested {} => self.begin(Operation::Void),
-            Event::Voided {} => self.finish(Status::Voided),
-            Event::RefundRequested { .. } => self.begin(Operation::Refund),
-            Event::Refunded { .. } => self.finish(Status::Refunded),
-            Event::OutcomeUnknown { operation, attempt, .. } => {
-                self.open = Some(OpenRequest { operation: *operation, attempt: *attempt });
+            Event::VoidRequested { at, stray } => {
+                self.to_be_undone |= stray.is_none();
+                self.begin(Operation::Void, self.amounts.authorized, *at);
+                self.about(stray.clone());
+            }
+            Event::Voided {} => self.finish(&[Operation::Authorize, Operation::Capture, Operation::Void]),
+            Event::RefundRequested { amount, refund, at, stray } => {
+                self.begin(Operation::Refund, amount.amount, *at);
+                self.call(refund.clone());
+                self.about(stray.clone());
+            }
+            Event::UndoRefused { attempt, .. } => self.undo_was_refused(*attempt),
+            Event::OutcomeUnknown { attempt, .. } => self.again(*attempt),
+            Event::ReviewRequired { .. } => self.open.iter_mut().for_each(|open| open.is_under_review = true),
+            Event::StrayFound { provider_reference, captured, .. } => {
+                self.strays.insert(provider_reference.clone(), captured.amount);
+                self.finish_stray(provider_reference);
+            }
+            Event::StrayUndone { provider_reference } => {
+                self.strays.remove(provider_reference);
+                self.finish_stray(provider_reference);
             }
         }
     }
@@ -216,203 +265,137 @@ impl Aggregate for Payment {
 impl Payment {
     #[must_use]
     pub fn status(&self) -> Status {
-        self.status
+        self.amounts.status()
+    }
+
+    #[must_use]
+    pub fn amounts(&self) -> &Amounts {
+        &self.amounts
+    }
+
+    /// What is asked for in all, once something is.
+    #[must_use]
+    pub fn requested(&self) -> Option<Money> {
+        self.quote.as_ref().map(|(amount, _)| *amount)
+    }
+
+    /// The provider's name for it, once it's known.
+    #[must_use]
+    pub fn provider_reference(&self) -> Option<&str> {
+        self.provider_reference.as_deref()
+    }
+
+    #[must_use]
+    pub fn method(&self) -> Option<&PaymentMethod> {
+        self.quote.as_ref().map(|(_, payment)| payment)
     }
 
     /// The request that the provider still owes an outcome, if there is one.
     #[must_use]
     pub fn open_request(&self, order_id: OrderId) -> Option<Request> {
-        let OpenRequest { operation, attempt } = self.open?;
-        let (amount, payment) = self.quote.clone()?;
-        let provider_reference = self.provider_reference.clone();
-        Some(Request { order_id, operation, attempt, amount, payment, provider_reference })
+        let (open, (requested, payment)) = (self.open.clone()?, self.quote.clone()?);
+        let provider_reference = open.stray.clone().or_else(|| self.provider_reference.clone());
+        let amount = Money::new(open.amount, requested.currency);
+        Some(Request { order_id, amount, payment, open, provider_reference })
     }
 
-    fn authorize(&self, amount: Money, payment: PaymentMethod) -> Vec<Event> {
-        if self.status == Status::None {
-            return vec![Event::AuthorizationRequested { amount, payment }];
-        }
-        Vec::new()
+    fn draft(&self, at: DateTime<Utc>, change: impl FnOnce(&mut Draft)) -> Vec<Event> {
+        let Some((Money { currency, .. }, _)) = self.quote else { return Vec::new() };
+        let mut draft = Draft { state: self.clone(), events: Vec::new(), currency, at };
+        change(&mut draft);
+        draft.events
     }
 
-    fn capture(&self) -> Vec<Event> {
-        match &self.quote {
-            Some((amount, _)) if self.status == Status::Authorized && self.open.is_none() => {
-                vec![Event::CaptureRequested { amount: *amount }]
-            }
-            _ => Vec::new(),
-        }
-    }
-
-    fn undo(&self) -> Vec<Event> {
-        match (self.open, self.status) {
-            (Some(OpenRequest { operation: Operation::Authorize | Operation::Capture, .. }), _) => {
-                if self.to_be_undone { Vec::new() } else { vec![Event::CancellationRequested {}] }
-            }
-            (Some(OpenRequest { operation: Operation::Void | Operation::Refund, .. }), _) => Vec::new(),
-            (None, status) => self.undone(status),
-        }
-    }
-
-    /// What takes the money back from this status.
-    fn undone(&self, status: Status) -> Vec<Event> {
-        match (status, &self.quote) {
-            (Status::Authorized, _) => vec![Event::VoidRequested {}],
-            (Status::Captured, Some((amount, _))) => vec![Event::RefundRequested { amount: *amount }],
-            _ => Vec::new(),
-        }
-    }
-
-    fn record(&self, operation: Operation, attempt: u32, outcome: Outcome) -> Vec<Event> {
-        let (Some(open), Some((amount, _))) = (self.open, &self.quote) else { return Vec::new() };
-        if open.operation != operation {
+    fn capture(&self, at: DateTime<Utc>) -> Vec<Event> {
+        let Some((requested, _)) = &self.quote else { return Vec::new() };
+        if self.open.is_some() || self.to_be_undone || !self.amounts.is_capturable() {
             return Vec::new();
         }
-        let (event, status) = match (operation, outcome) {
-            (_, Outcome::Unknown { .. }) if attempt != open.attempt => return Vec::new(),
-            (_, Outcome::Unknown { look_up_at }) => {
-                return vec![Event::OutcomeUnknown {
-                    operation,
-                    attempt: attempt.saturating_add(1),
-                    look_up_at,
-                }];
-            }
-            (Operation::Authorize, Outcome::Done { provider_reference }) => {
-                (Event::Authorized { amount: *amount, provider_reference }, Status::Authorized)
-            }
-            (Operation::Capture, Outcome::Done { .. }) => {
-                (Event::Captured { amount: *amount }, Status::Captured)
-            }
-            (Operation::Void, Outcome::Done { .. }) => (Event::Voided {}, Status::Voided),
-            (Operation::Refund, Outcome::Done { .. }) => {
-                (Event::Refunded { amount: *amount }, Status::Refunded)
-            }
-            (_, Outcome::Declined { reason }) => (Event::Declined { reason }, Status::Declined),
-        };
-        let mut events = vec![event];
-        if self.to_be_undone {
-            events.extend(self.undone(status));
+        let amount = Money::new(self.amounts.authorized.min(requested.amount), requested.currency);
+        vec![Event::CaptureRequested { amount, at: Some(at) }]
+    }
+
+    fn begin(&mut self, operation: Operation, amount: i64, asked_at: Option<DateTime<Utc>>) {
+        self.open = Some(OpenRequest {
+            operation,
+            amount,
+            refund: None,
+            stray: None,
+            attempt: 0,
+            round: self.rounds,
+            asked_at,
+            is_under_review: false,
+        });
+    }
+
+    fn call(&mut self, refund: String) {
+        if let Some(open) = &mut self.open {
+            open.refund = Some(refund);
         }
-        events
     }
 
-    fn begin(&mut self, operation: Operation) {
-        self.open = Some(OpenRequest { operation, attempt: 0 });
+    fn about(&mut self, stray: Option<String>) {
+        if let Some(open) = &mut self.open {
+            open.stray = stray;
+        }
     }
 
-    fn finish(&mut self, status: Status) {
-        self.status = status;
-        self.open = None;
+    fn again(&mut self, attempt: u32) {
+        if let Some(open) = &mut self.open {
+            open.attempt = attempt;
+        }
+    }
+
+    fn finish(&mut self, operations: &[Operation]) {
+        let is_one = |open: &mut OpenRequest| open.stray.is_none() && operations.contains(&open.operation);
+        self.open.take_if(is_one);
+    }
+
+    fn finish_stray(&mut self, reference: &str) {
+        self.open.take_if(|open| open.stray.as_deref() == Some(reference));
+    }
+
+    /// The next request for it is another one, so it has another key.
+    fn undo_was_refused(&mut self, attempt: u32) {
+        self.rounds += 1;
+        let Some(open) = &mut self.open else { return };
+        (open.attempt, open.round) = (attempt, self.rounds);
+        let Some(refused) = &mut open.refund else { return };
+        let next = name_of_round(refused, self.rounds);
+        if open.stray.is_none()
+            && let Some(known) = self.refunds.remove(refused)
+        {
+            self.refunds.insert(refused.clone(), KnownRefund { step: RefundStep::Failed, ..known });
+            self.refunds.insert(next.clone(), known);
+        }
+        *refused = next;
+    }
+
+    fn refund_happened(&mut self, event: &Event) {
+        let (refund, amount, step) = match event {
+            Event::RefundQueued { refund, amount } => (refund, amount, RefundStep::Queued),
+            Event::RefundRequested { refund, amount, at, .. } => {
+                self.to_be_undone |= !refund.contains(':');
+                self.begin(Operation::Refund, amount.amount, *at);
+                self.call(refund.clone());
+                (refund, amount, RefundStep::Asked)
+            }
+            Event::Refunded { refund, amount } => (refund, amount, RefundStep::Done),
+            Event::RefundFailed { refund, amount, .. } | Event::RefundReversed { refund, amount } => {
+                self.rounds += 1;
+                (refund, amount, RefundStep::Failed)
+            }
+            _ => return,
+        };
+        self.refunds.insert(refund.clone(), KnownRefund { amount: amount.amount, step });
+        if matches!(step, RefundStep::Done | RefundStep::Failed) {
+            self.open.take_if(|open| open.refund.as_ref() == Some(refund));
+        }
     }
 }
 
-#[cfg(test)]
-mod spec {
-    use super::*;
-    use crate::order::spec::{ORDER, money};
-    use crate::spec::given;
-
-    fn amount() -> Money {
-        money(1000, "GBP")
-    }
-
-    fn token() -> PaymentMethod {
-        PaymentMethod { method: "sandbox".into(), token: "tok_approve".into() }
-    }
-
-    fn requested() -> Event {
-        Event::AuthorizationRequested { amount: amount(), payment: token() }
-    }
-
-    fn authorized() -> Event {
-        Event::Authorized { amount: amount(), provider_reference: "p-1".into() }
-    }
-
-    fn done(operation: Operation) -> Command {
-        Command::Record { operation, attempt: 0, outcome: Outcome::Done { provider_reference: "p-1".into() } }
-    }
-
-    fn unknown(attempt: u32) -> Command {
-        let look_up_at = DateTime::UNIX_EPOCH;
-        Command::Record { operation: Operation::Authorize, attempt, outcome: Outcome::Unknown { look_up_at } }
-    }
-
-    #[test]
-    fn is_authorized_then_captured_once() {
-        given::<Payment>([])
-            .when(Command::Authorize { amount: amount(), payment: token() })
-            .then([requested()])
-            .when(Command::Authorize { amount: amount(), payment: token() })
-            .then_nothing()
-            .when(done(Operation::Authorize))
-            .then([authorized()])
-            .when(done(Operation::Authorize))
-            .then_nothing()
-            .when(Command::Capture)
-            .then([Event::CaptureRequested { amount: amount() }])
-            .when(Command::Capture)
-            .then_nothing()
-            .when(done(Operation::Capture))
-            .then([Event::Captured { amount: amount() }])
-            .when(Command::Capture)
-            .then_nothing();
-    }
-
-    #[test]
-    fn an_unknown_outcome_keeps_the_request_open_with_its_key() {
-        let asked = given::<Payment>([requested()]);
-        let key = asked.state().open_request(ORDER).expect("open").idempotency_key();
-        let lost = asked
-            .when(unknown(0))
-            .then([Event::OutcomeUnknown {
-                operation: Operation::Authorize,
-                attempt: 1,
-                look_up_at: DateTime::UNIX_EPOCH,
-            }])
-            .when(unknown(0))
-            .then_nothing();
-        let open = lost.state().open_request(ORDER).expect("still open");
-        assert_eq!((open.idempotency_key(), open.attempt), (key, 1));
-        lost.when(done(Operation::Authorize)).then([authorized()]);
-    }
-
-    #[test]
-    fn a_late_success_after_a_cancellation_is_voided_by_itself() {
-        given::<Payment>([requested()])
-            .when(Command::Undo)
-            .then([Event::CancellationRequested {}])
-            .when(Command::Undo)
-            .then_nothing()
-            .when(done(Operation::Authorize))
-            .then([authorized(), Event::VoidRequested {}])
-            .when(Command::Undo)
-            .then_nothing()
-            .when(done(Operation::Void))
-            .then([Event::Voided {}]);
-    }
-
-    #[test]
-    fn what_was_captured_is_refunded() {
-        given::<Payment>([requested(), authorized(), Event::CaptureRequested { amount: amount() }])
-            .when(Command::Undo)
-            .then([Event::CancellationRequested {}])
-            .when(done(Operation::Capture))
-            .then([Event::Captured { amount: amount() }, Event::RefundRequested { amount: amount() }])
-            .when(done(Operation::Refund))
-            .then([Event::Refunded { amount: amount() }])
-            .when(Command::Undo)
-            .then_nothing();
-    }
-
-    #[test]
-    fn what_was_declined_needs_no_undo() {
-        let declined = Outcome::Declined { reason: "no funds".into() };
-        given::<Payment>([requested()])
-            .when(Command::Record { operation: Operation::Authorize, attempt: 0, outcome: declined })
-            .then([Event::Declined { reason: "no funds".into() }])
-            .when(Command::Undo)
-            .then_nothing()
-            .when(Command::Capture)
-            .then_nothing();
-    }
+/// `refund`, `refund~1`, `refund~2`: each is a request of its own.
+fn name_of_round(name: &str, round: u32) -> String {
+    let name = name.split('~').next().unwrap_or(name);
+    if round == 0 { name.to_owned() } else { format!("{name}~{round}") }
 }

@@ -21,6 +21,10 @@ pub fn current(kind: &str) -> Option<u32> {
         "payment.capture_requested" | "payment.captured" | "payment.cancellation_requested" => 1,
         "payment.void_requested" | "payment.voided" => 1,
         "payment.refund_requested" | "payment.refunded" | "payment.outcome_unknown" => 1,
+        "payment.action_required" | "payment.authorization_adjusted" | "payment.capture_failed" => 1,
+        "payment.refund_queued" | "payment.refund_failed" | "payment.refund_reversed" => 1,
+        "payment.charged_back" | "payment.undo_refused" | "payment.review_required" => 1,
+        "payment.stray_found" | "payment.stray_undone" => 1,
         _ => return None,
     })
 }

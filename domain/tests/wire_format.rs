@@ -136,18 +136,36 @@ fn reversal() -> Reversal {
 
 fn payment_events() -> Vec<payment::Event> {
     let amount = gbp(1000);
+    let (refund, reason, operation) = ("refund".to_owned(), "no_funds".to_owned(), Operation::Refund);
+    let (some_at, stray) = (Some(at()), Some("p-2".to_owned()));
     vec![
-        payment::Event::AuthorizationRequested { amount, payment: token() },
+        payment::Event::AuthorizationRequested { amount, payment: token(), at: None },
         payment::Event::Authorized { amount, provider_reference: "p-1".into() },
         payment::Event::Declined { reason: "insufficient_funds".into() },
-        payment::Event::CaptureRequested { amount },
+        payment::Event::CaptureRequested { amount, at: None },
         payment::Event::Captured { amount },
         payment::Event::CancellationRequested {},
-        payment::Event::VoidRequested {},
+        payment::Event::VoidRequested { at: None, stray: None },
         payment::Event::Voided {},
-        payment::Event::RefundRequested { amount },
-        payment::Event::Refunded { amount },
+        payment::Event::RefundRequested { amount, refund: refund.clone(), at: None, stray: None },
+        payment::Event::Refunded { amount, refund: refund.clone() },
         payment::Event::OutcomeUnknown { operation: Operation::Authorize, attempt: 1, look_up_at: at() },
+        payment::Event::AuthorizationRequested { amount, payment: token(), at: some_at },
+        payment::Event::ActionRequired { provider_reference: "p-1".into(), attempt: 1, look_up_at: at() },
+        payment::Event::AuthorizationAdjusted { amount },
+        payment::Event::CaptureRequested { amount, at: some_at },
+        payment::Event::CaptureFailed { reason: reason.clone() },
+        payment::Event::VoidRequested { at: some_at, stray: stray.clone() },
+        payment::Event::RefundQueued { refund: "refund:1".into(), amount },
+        payment::Event::RefundRequested { amount, refund: "refund:1".into(), at: some_at, stray },
+        payment::Event::Refunded { amount, refund: "refund:1".into() },
+        payment::Event::RefundFailed { refund: "refund:1".into(), amount, reason: reason.clone() },
+        payment::Event::RefundReversed { refund, amount },
+        payment::Event::ChargedBack { amount },
+        payment::Event::UndoRefused { operation, attempt: 1, reason, again_at: at() },
+        payment::Event::ReviewRequired { operation },
+        payment::Event::StrayFound { provider_reference: "p-2".into(), authorized: amount, captured: amount },
+        payment::Event::StrayUndone { provider_reference: "p-2".into() },
     ]
 }
 

@@ -25,7 +25,7 @@ impl Projection for Orders {
     }
 
     fn version(&self) -> i32 {
-        2
+        3
     }
 
     fn categories(&self) -> &'static [&'static str] {
@@ -51,6 +51,7 @@ impl Projection for Orders {
              reason text,
              total jsonb,
              payment_status text not null,
+             payment jsonb,
              placed_at timestamptz not null,
              version bigint not null,
              position bigint not null

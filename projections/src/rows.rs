@@ -18,7 +18,7 @@ use crate::insert::{Inserts, Record};
 
 /// Rows of one table that are kept in memory between batches, and their bytes; with more, it begins anew.
 const KEPT_MAX: usize = 5_000;
-const KEPT_BYTES_MAX: usize = 2 * 1024 * 1024;
+const KEPT_BYTES_MAX: usize = 1024 * 1024;
 
 /// About what a row without long texts takes.
 pub(crate) const ROW_BYTES: usize = 200;

@@ -46,7 +46,7 @@ impl Sagas {
         let payment = self.executors.payments.load(order_id).await.map_err(Again::because)?;
         let Some(request) = payment.state.open_request(order_id) else { return Ok(()) };
         let cause = Uuid::now_v7();
-        let input = Input::Timer { name: "retry".to_owned(), generation: request.attempt };
+        let input = Input::Timer { name: "retry".to_owned(), generation: request.open.attempt };
         self.try_to_deal_with(&called_for(Kind::Payment, order_id, input, cause)).await
     }
 
@@ -65,9 +65,10 @@ impl Sagas {
         if let Some(checkout::Event::Started(quote)) = events.first() {
             input = self.checked_out(quote, cause).await?.unwrap_or(input);
         }
-        let actions = state.actions(order_id, &input, &events);
+        let actions = state.actions(order_id, &input, &events, self.clock.now());
         let correlation = last.commit.correlation;
-        let work = Work { kind: Kind::Checkout, order_id, input, cause, correlation, position: None };
+        let (kind, position, is_first) = (Kind::Checkout, None, false);
+        let work = Work { kind, order_id, input, cause, correlation, position, is_first };
         for action in actions {
             // The deadline stands as it was set.
             if !matches!(action, Action::SetTimer { .. }) {
@@ -90,7 +91,8 @@ impl Sagas {
 
 /// An input that comes from nowhere else.
 fn called_for(kind: Kind, order_id: OrderId, input: Input, cause: Uuid) -> Work {
-    Work { kind, order_id, input, cause, correlation: CommandId(cause), position: None }
+    let correlation = CommandId(cause);
+    Work { kind, order_id, input, cause, correlation, position: None, is_first: false }
 }
 
 /// What operators want done in these partitions, in the order in which they asked.

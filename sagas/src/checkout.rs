@@ -228,14 +228,27 @@ impl Aggregate for Checkout {
 impl Checkout {
     /// What is to be done after these events were recorded.
     #[must_use]
-    pub fn actions(&self, order_id: OrderId, input: &Input, recorded: &[Event]) -> Vec<Action> {
+    pub fn actions(
+        &self,
+        order_id: OrderId,
+        input: &Input,
+        recorded: &[Event],
+        at: DateTime<Utc>,
+    ) -> Vec<Action> {
         let Some(quote) = &self.quote else { return Vec::new() };
-        let action = |event| self.actions_after(quote, order_id, input, event);
+        let action = |event| self.actions_after(quote, order_id, input, event, at);
         recorded.iter().flat_map(action).collect()
     }
 
     /// Depends only on what never changes once it's recorded, so that a repeat asks for the same.
-    fn actions_after(&self, quote: &Quote, order_id: OrderId, input: &Input, event: &Event) -> Vec<Action> {
+    fn actions_after(
+        &self,
+        quote: &Quote,
+        order_id: OrderId,
+        input: &Input,
+        event: &Event,
+        at: DateTime<Utc>,
+    ) -> Vec<Action> {
         let order = |step, command| Action::execute(step, Command::Order(order_id, command));
         let payment = |step, command| Action::execute(step, Command::Payment(order_id, command));
         let every_line = |step, command: &dyn Fn(u32) -> stock::Command| {
@@ -254,17 +267,17 @@ impl Checkout {
             }
             Event::AuthorizationBegun {} => {
                 let (amount, method) = (quote.total, quote.payment.clone());
-                vec![payment("authorize", payment::Command::Authorize { amount, payment: method })]
+                vec![payment("authorize", payment::Command::Authorize { amount, payment: method, at })]
             }
             Event::ConfirmationBegun {} => vec![order("confirm", order::Command::Confirm)],
             Event::CaptureBegun {} => {
                 let capture =
-                    [Action::CancelTimer { name: DEADLINE }, payment("capture", payment::Command::Capture)];
+                    [Action::CancelTimer { name: DEADLINE }, payment("capture", payment::Command::Capture { at })];
                 let sell = every_line("sell", &|_| stock::Command::Sell { order_id });
                 capture.into_iter().chain(sell).collect()
             }
             Event::Failed { .. } => vec![Action::CancelTimer { name: DEADLINE }],
-            Event::PaymentUndoBegun {} => vec![payment("undo", payment::Command::Undo)],
+            Event::PaymentUndoBegun {} => vec![payment("undo", payment::Command::Undo { at })],
             Event::ReleaseBegun {} if self.confirmed => {
                 every_line("return", &|quantity| stock::Command::Return { order_id, quantity })
             }

@@ -2,6 +2,7 @@
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use domain::{CommandId, OrderId};
@@ -32,6 +33,8 @@ pub struct Following {
     /// Why it can't go on, if it can't.
     stopped: watch::Sender<Option<String>>,
     after: u64,
+    /// Up to here, somebody may have dealt with it already. Nobody knows before it is asked for.
+    known: AtomicU64,
 }
 
 impl Following {
@@ -39,7 +42,7 @@ impl Following {
     #[must_use]
     pub fn new(sagas: Arc<Sagas>, partitions: RangeInclusive<u64>, after: u64) -> Self {
         let (queues, stopped) = (Queues::new(WORK_MAX, after), watch::Sender::default());
-        Self { sagas, partitions, queues, stopped, after }
+        Self { sagas, partitions, queues, stopped, after, known: AtomicU64::new(u64::MAX) }
     }
 
     /// Everything up to this position is dealt with.
@@ -56,6 +59,9 @@ impl Following {
 
     /// Hands what happens to the sagas, until it's dropped.
     pub async fn run(&self) {
+        if let Ok(end) = self.sagas.feed.log().end().await {
+            self.known.store(end, Ordering::Relaxed);
+        }
         let mut follower = self.sagas.feed.follow(self.after);
         loop {
             for entry in follower.batch(BATCH_MAX).await {
@@ -114,7 +120,8 @@ impl Following {
                 let input = Input::Event { stream, event, at };
                 let (cause, correlation) = (recorded.id, commit.correlation);
                 let position = Some(entry.sequence);
-                self.push(Work { kind, order_id, input, cause, correlation, position }).await;
+                let is_first = entry.sequence > self.known.load(Ordering::Relaxed);
+                self.push(Work { kind, order_id, input, cause, correlation, position, is_first }).await;
             }
         }
         self.queues.seen(entry.sequence);
@@ -126,7 +133,7 @@ impl Following {
         let sagas = self.sagas.clone();
         let deal = move |work| {
             let sagas = sagas.clone();
-            async move { sagas.deal_with(&work, None).await }
+            async move { sagas.deal_with(work, None).await }
         };
         self.queues.push(key, work, position, deal).await;
     }
@@ -137,7 +144,7 @@ impl Sagas {
     pub async fn fire(&self, timer: &Timer) {
         let Timer { saga, id, name, generation, .. } = timer;
         if let Some(work) = due(saga, id, name, *generation) {
-            self.deal_with(&work, None).await;
+            self.deal_with(work, None).await;
         }
     }
 }
@@ -148,5 +155,6 @@ pub(crate) fn due(saga: &str, id: &str, name: &str, generation: u32) -> Option<W
     // The same firing, delivered again, has the same id.
     let cause = Uuid::new_v5(&order_id.0, format!("timer/{saga}/{name}/{generation}").as_bytes());
     let input = Input::Timer { name: name.to_owned(), generation };
-    Some(Work { kind, order_id, input, cause, correlation: CommandId(cause), position: None })
+    let (correlation, position, is_first) = (CommandId(cause), None, false);
+    Some(Work { kind, order_id, input, cause, correlation, position, is_first })
 }

@@ -22,5 +22,6 @@ pub use checkout::Checkout;
 pub use following::Following;
 pub use index::Index;
 pub use lane::Status;
+pub use settle::Patience;
 pub use work::{Sagas, Settings};
 pub use worker::Worker;

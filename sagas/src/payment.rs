@@ -1,16 +1,19 @@
 //! From a payment's request to its outcome, however often the answer is lost.
 //!
-//! | when                       | + do                           | − undo, if a later step fails |
-//! |----------------------------|--------------------------------|-------------------------------|
-//! | payment::*Requested        | ask the provider, record       | payment::Undo (by checkout)   |
-//! | payment::OutcomeUnknown    | set a timer                    |                               |
-//! | the timer of this attempt  | look up, else ask again, record |                              |
+//! | when                                  | + do                            | − undo, if a later step fails |
+//! |---------------------------------------|---------------------------------|-------------------------------|
+//! | payment::*Requested                   | ask the provider, record        | payment::Undo (by checkout)   |
+//! | payment::OutcomeUnknown, ActionRequired, UndoRefused | set a timer      |                               |
+//! | the timer of this attempt             | look up, else ask again, record |                               |
+//! | the provider's signal                 | look up, record what is news    |                               |
 //!
 //! Its state is the payment itself: intents are recorded there before the provider is called, and
 //! outcomes after. So it needs no stream of its own.
 
+use chrono::{DateTime, Utc};
 use domain::payment;
 use domain::{Event, OrderId};
+use infra::payment::SIGNAL;
 
 use crate::saga::{Action, Due, Input, Summary};
 
@@ -29,20 +32,38 @@ pub fn follows(stream_id: &str, event: &Event) -> Option<OrderId> {
 pub fn summary(event: &payment::Event) -> Option<Summary> {
     let waits = |stage, due| Some(Summary { stage, reason: None, is_over: false, due });
     let over = |stage| Some(Summary { stage, reason: None, is_over: true, due: None });
+    let look_up = |attempt: &u32, at: &DateTime<Utc>| {
+        Some(Due { timer: LOOK_UP, generation: *attempt, at: *at })
+    };
     match event {
         payment::Event::AuthorizationRequested { .. } => waits("authorize", None),
+        payment::Event::ActionRequired { attempt, look_up_at, .. } => {
+            waits("action_required", look_up(attempt, look_up_at))
+        }
         payment::Event::CaptureRequested { .. } => waits("capture", None),
-        payment::Event::VoidRequested {} => waits("void", None),
+        payment::Event::VoidRequested { .. } => waits("void", None),
         payment::Event::RefundRequested { .. } => waits("refund", None),
         payment::Event::OutcomeUnknown { operation, attempt, look_up_at } => {
-            waits(operation.code(), Some(Due { timer: LOOK_UP, generation: *attempt, at: *look_up_at }))
+            waits(operation.code(), look_up(attempt, look_up_at))
+        }
+        payment::Event::UndoRefused { operation, attempt, again_at, .. } => {
+            waits(operation.code(), look_up(attempt, again_at))
         }
         payment::Event::Authorized { .. } => over("authorized"),
         payment::Event::Declined { .. } => over("declined"),
         payment::Event::Captured { .. } => over("captured"),
+        payment::Event::CaptureFailed { .. } => over("capture_failed"),
         payment::Event::Voided {} => over("voided"),
         payment::Event::Refunded { .. } => over("refunded"),
-        payment::Event::CancellationRequested {} => None,
+        payment::Event::RefundFailed { .. } => over("refund_failed"),
+        payment::Event::StrayUndone { .. } => over("stray_undone"),
+        payment::Event::CancellationRequested {}
+        | payment::Event::AuthorizationAdjusted { .. }
+        | payment::Event::RefundQueued { .. }
+        | payment::Event::RefundReversed { .. }
+        | payment::Event::ChargedBack { .. }
+        | payment::Event::ReviewRequired { .. }
+        | payment::Event::StrayFound { .. } => None,
     }
 }
 
@@ -53,19 +74,31 @@ pub fn actions(input: &Input) -> Vec<Action> {
         Input::Event { event: Event::Payment(event), .. } => match event {
             payment::Event::AuthorizationRequested { .. }
             | payment::Event::CaptureRequested { .. }
-            | payment::Event::VoidRequested {}
+            | payment::Event::VoidRequested { .. }
             | payment::Event::RefundRequested { .. } => vec![Action::SettlePayment { generation: None }],
-            payment::Event::OutcomeUnknown { attempt, look_up_at, .. } => {
-                vec![Action::SetTimer { name: LOOK_UP, generation: *attempt, at: *look_up_at }]
+            payment::Event::ActionRequired { attempt, look_up_at: at, .. }
+            | payment::Event::OutcomeUnknown { attempt, look_up_at: at, .. }
+            | payment::Event::UndoRefused { attempt, again_at: at, .. } => {
+                vec![Action::SetTimer { name: LOOK_UP, generation: *attempt, at: *at }]
             }
             payment::Event::Authorized { .. }
+            | payment::Event::AuthorizationAdjusted { .. }
             | payment::Event::Declined { .. }
             | payment::Event::Captured { .. }
+            | payment::Event::CaptureFailed { .. }
             | payment::Event::CancellationRequested {}
             | payment::Event::Voided {}
-            | payment::Event::Refunded { .. } => Vec::new(),
+            | payment::Event::RefundQueued { .. }
+            | payment::Event::Refunded { .. }
+            | payment::Event::RefundFailed { .. }
+            | payment::Event::RefundReversed { .. }
+            | payment::Event::ChargedBack { .. }
+            | payment::Event::ReviewRequired { .. }
+            | payment::Event::StrayFound { .. }
+            | payment::Event::StrayUndone { .. } => Vec::new(),
         },
         Input::Event { .. } | Input::Abandoned { .. } => Vec::new(),
+        Input::Timer { name, .. } if name == SIGNAL => vec![Action::ObservePayment],
         Input::Timer { generation, .. } => vec![Action::SettlePayment { generation: Some(*generation) }],
     }
 }

@@ -33,6 +33,8 @@ pub enum Action {
     SettlePayment {
         generation: Option<u32>,
     },
+    /// Take from the provider's books what is news about the payment.
+    ObservePayment,
     SetTimer {
         name: &'static str,
         generation: u32,

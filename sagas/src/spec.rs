@@ -25,7 +25,7 @@ impl Story {
         let recorded = decide(&self.state);
         recorded.iter().for_each(|event| self.state.evolve(event));
         assert_eq!(decide(&self.state), vec![], "told twice, it records nothing new: {input:?}");
-        let actions = self.state.actions(ORDER, input, &recorded);
+        let actions = self.state.actions(ORDER, input, &recorded, DateTime::UNIX_EPOCH);
         actions.iter().map(name).collect()
     }
 
@@ -118,6 +118,7 @@ fn name(action: &Action) -> String {
             _ => step.clone(),
         },
         Action::SettlePayment { .. } => "settle".to_owned(),
+        Action::ObservePayment => "observe".to_owned(),
         Action::SetTimer { name, .. } => format!("set {name}"),
         Action::CancelTimer { name } => format!("cancel {name}"),
     }
@@ -275,7 +276,7 @@ fn a_confirmed_order_is_refunded_and_its_goods_return() {
         if !captured_before {
             assert!(story.happens(&payment_stream(), captured).is_empty());
         }
-        let steps = story.happens(&payment_stream(), payment::Event::Refunded { amount: gbp(2300) });
+        let steps = story.happens(&payment_stream(), payment::Event::Refunded { amount: gbp(2300), refund: "refund".into() });
         assert_eq!(steps, ["return/CUP 1", "return/MUG 5"]);
         story.ends(returned, &["cancel cancelled_by_buyer"]);
     }

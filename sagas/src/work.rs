@@ -4,23 +4,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::commit::Hash;
-use domain::{Aggregate, Command, CommandId, Event, OrderId};
+use domain::{Aggregate, Command, CommandId, Event, OrderId, payment};
 use infra::clock::Clock;
 use infra::execute::{self, Executed, Executor, Executors, Loaded, Request};
 use infra::feed::Feed;
 use infra::log::Unavailable;
-use infra::payment::PaymentProvider;
+use infra::payment::{NoAnswer, Providers, Wanted, signal};
 use infra::timers::{Fired, Timer, Timers};
 use uuid::Uuid;
 
 use crate::checkout::{self, Checkout};
 use crate::index::Index;
-use crate::payment;
+use crate::payment as payment_saga;
 use crate::saga::{Action, Input};
-use crate::settle::settle;
+use crate::settle::{self, Patience, settle};
 
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
+
+/// When what a provider told of is looked up again, if it does not answer.
+const OBSERVED_AGAIN_AFTER: Duration = Duration::from_secs(30);
 
 /// After so many attempts at a step, operators are told.
 const TROUBLE: u32 = 3;
@@ -29,6 +32,7 @@ const TROUBLE: u32 = 3;
 pub struct Settings {
     /// How long a buyer has to pay, from the checkout on.
     pub time_to_pay: Duration,
+    pub patience: Patience,
 }
 
 /// All that the sagas work with.
@@ -37,7 +41,7 @@ pub struct Sagas {
     pub clock: Clock,
     pub executors: Arc<Executors>,
     pub checkouts: Executor<Checkout>,
-    pub provider: Arc<dyn PaymentProvider>,
+    pub providers: Providers,
     pub timers: Arc<dyn Timers>,
     pub settings: Settings,
     pub index: Index,
@@ -57,7 +61,7 @@ impl Kind {
     pub fn name(self) -> &'static str {
         match self {
             Self::Checkout => checkout::NAME,
-            Self::Payment => payment::NAME,
+            Self::Payment => payment_saga::NAME,
         }
     }
 }
@@ -73,6 +77,8 @@ pub(crate) struct Work {
     pub correlation: CommandId,
     /// Of the event in the log.
     pub position: Option<u64>,
+    /// Nobody can have dealt with it before.
+    pub is_first: bool,
 }
 
 /// The world said no, or not now: to be tried again.
@@ -100,9 +106,10 @@ impl<E: std::error::Error> From<execute::Error<E>> for Again {
 
 impl Sagas {
     /// Deals with one input, as often as it takes; a firing that it comes from is told so.
-    pub(crate) async fn deal_with(&self, work: &Work, fired: Option<&Fired>) {
+    pub(crate) async fn deal_with(&self, mut work: Work, fired: Option<&Fired>) {
         let (mut backoff, mut attempts) = (BACKOFF_MIN, 0);
-        while let Err(again) = self.try_to_deal_with(work).await {
+        while let Err(again) = self.try_to_deal_with(&work).await {
+            work.is_first = false;
             tracing::warn!(saga = work.kind.name(), order = %work.order_id, %again, "a step will be tried again");
             attempts += 1;
             if attempts >= TROUBLE {
@@ -122,11 +129,11 @@ impl Sagas {
         let actions = match work.kind {
             Kind::Payment => {
                 if let Input::Event { event: Event::Payment(event), .. } = &work.input
-                    && let Some(summary) = payment::summary(event)
+                    && let Some(summary) = payment_saga::summary(event)
                 {
                     self.index.note(work.kind, work.order_id, work.position.unwrap_or(0), summary);
                 }
-                payment::actions(&work.input)
+                payment_saga::actions(&work.input)
             }
             Kind::Checkout => {
                 let time_to_pay = chrono::Duration::from_std(self.settings.time_to_pay);
@@ -142,7 +149,7 @@ impl Sagas {
                 if let Some(summary) = state.summary() {
                     self.index.note(work.kind, work.order_id, version, summary);
                 }
-                state.actions(work.order_id, &work.input, &recorded.events)
+                state.actions(work.order_id, &work.input, &recorded.events, self.clock.now())
             }
         };
         for action in actions {
@@ -156,6 +163,7 @@ impl Sagas {
         match action {
             Action::Execute { step, command } => self.execute(&work.request(&step, &step), command).await,
             Action::SettlePayment { generation } => self.settle_payment(work, generation).await,
+            Action::ObservePayment => self.observe_payment(work).await,
             Action::SetTimer { name, generation, at } => {
                 let timer = Timer { saga: saga.to_owned(), id, name: name.to_owned(), generation, at };
                 Ok(self.timers.set(&timer).await?)
@@ -179,15 +187,57 @@ impl Sagas {
         let payment = self.executors.payments.load(work.order_id).await;
         let payment = payment.map_err(Again::because)?;
         let Some(request) = payment.state.open_request(work.order_id) else { return Ok(()) };
-        if generation.is_some_and(|generation| generation != request.attempt) {
+        if generation.is_some_and(|generation| generation != request.open.attempt) {
             return Ok(());
         }
-        let outcome = settle(self.provider.as_ref(), &request, &self.clock).await;
-        let name = format!("record/{}/{}", request.operation.code(), request.attempt);
-        // A repeat may hear something else than the first, which then is to be recorded as well.
-        let heard = Hash::of(format!("{outcome:?}").as_bytes());
-        let record = Command::Payment(work.order_id, outcome);
-        self.execute(&work.request(&format!("{name}/{heard}"), &name), record).await
+        let provider = self.providers.named(&request.payment.method).map_err(Again::because)?;
+        let patience = &self.settings.patience;
+        let heard = settle(provider.as_ref(), &request, work.is_first, &self.clock, patience).await;
+        let name = format!("record/{}/{}", request.open.operation.code(), request.open.attempt);
+        self.record(work, &name, heard).await
+    }
+
+    /// A provider that does not answer now is asked later: nothing else waits for that.
+    async fn observe_payment(&self, work: &Work) -> Result<(), Again> {
+        let payment = self.executors.payments.load(work.order_id).await.map_err(Again::because)?.state;
+        let Some(method) = payment.method() else { return Ok(()) };
+        let reference = payment.provider_reference();
+        let wanted = Wanted { order_id: work.order_id, reference, since: None };
+        let look_up = async {
+            let provider = self.providers.named(&method.method)?;
+            let answer = tokio::time::timeout(settle::ANSWER_LIMIT, provider.look_up(wanted)).await;
+            answer.unwrap_or_else(|_| Err(NoAnswer("it took too long".to_owned())))
+        };
+        let at = self.clock.now();
+        match look_up.await {
+            Ok(found) => {
+                let found = found.into_iter().map(|statement| payment::Command::Observe { statement, at });
+                self.record(work, "observe", found.collect()).await
+            }
+            Err(error) => {
+                tracing::warn!(order = %work.order_id, %error, "what the payment provider tells of is looked up later");
+                Ok(self.timers.set(&signal(work.order_id, at + OBSERVED_AGAIN_AFTER)).await?)
+            }
+        }
+    }
+
+    /// A repeat may hear something else than the first, which then is to be recorded as well.
+    async fn record(&self, work: &Work, name: &str, heard: Vec<payment::Command>) -> Result<(), Again> {
+        for command in heard {
+            let content = Hash::of(contents(&command).as_bytes());
+            let record = Command::Payment(work.order_id, command);
+            self.execute(&work.request(&format!("{name}/{content}"), name), record).await?;
+        }
+        Ok(())
+    }
+}
+
+/// What was heard, whenever that was.
+fn contents(command: &payment::Command) -> String {
+    match command {
+        payment::Command::Record { outcome, .. } => format!("{outcome:?}"),
+        payment::Command::Observe { statement, .. } => format!("{statement:?}"),
+        other => format!("{other:?}"),
     }
 }
 

@@ -145,7 +145,7 @@ impl Worker {
         let deal = move |(work, fired): (Work, Fired)| {
             let sagas = sagas.clone();
             async move {
-                sagas.deal_with(&work, Some(&fired)).await;
+                sagas.deal_with(work, Some(&fired)).await;
                 if let Err(error) = fired.done().await {
                     tracing::debug!(%error, "a timer will be delivered again");
                 }

@@ -20,6 +20,7 @@ use infra::clock::Clock;
 use infra::execute::{self, Error, Executor, Executors, Request};
 use infra::feed::Feed;
 use infra::log::{EventLog, MemoryLog, Stored};
+use infra::payment::{PaymentProvider, Providers};
 use infra::snapshots::{MemorySnapshots, Snapshots};
 use infra::writer::{self, Writer};
 use sagas::{Checkout, Following, Index, Sagas};
@@ -151,9 +152,12 @@ impl World {
                 clock: self.clock.clone(),
                 executors,
                 checkouts,
-                provider: self.provider.clone(),
+                providers: Providers::new([self.provider.clone() as Arc<dyn PaymentProvider>]),
                 timers: self.timers.clone(),
-                settings: sagas::Settings { time_to_pay: self.time_to_pay },
+                settings: sagas::Settings {
+                    time_to_pay: self.time_to_pay,
+                    patience: sagas::Patience::default(),
+                },
                 index: Index::default(),
             });
             let following = Following::new(sagas.clone(), 0..=63, checkpoint);

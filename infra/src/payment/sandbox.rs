@@ -1,44 +1,67 @@
 //! A payment provider for development, deterministic by token, with a durable ledger of its own.
 //!
-//! | token       | authorisation                                       |
-//! |-------------|-----------------------------------------------------|
-//! | tok_approve | approved                                            |
-//! | tok_decline | declined                                            |
-//! | tok_slow    | under way, approved after 5 s                       |
-//! | tok_lost    | approved, and the answer is lost on its way         |
-//! | any other   | declined as unknown                                 |
+//! | token                | what it does                                                             |
+//! |----------------------|--------------------------------------------------------------------------|
+//! | tok_approve          | approved                                                                 |
+//! | tok_decline          | declined                                                                 |
+//! | tok_slow             | under way, approved after 5 s                                            |
+//! | tok_lost             | approved, and the answer is lost on its way                              |
+//! | tok_late             | the answer is lost, and it's approved a minute later                     |
+//! | tok_twice            | approved, and told of twice before the answer                            |
+//! | tok_challenge        | the buyer has to approve it, at the address that the challenge names     |
+//! | tok_less             | half of the amount is authorised                                         |
+//! | tok_capture_less     | half of the amount is captured                                           |
+//! | tok_capture_declined | approved, and the capture is declined                                    |
+//! | tok_refund_slow      | refunds are under way for 5 s                                            |
+//! | tok_refund_refused   | the first refund is refused, a later one done                            |
+//! | tok_charge_back      | 5 s after the capture, the buyer's bank takes the money back             |
+//! | any other            | declined as unknown                                                      |
 //!
-//! Its ledger, the table `sandbox.operations`, plays the provider's own books: only this file
-//! reads and writes it, and it survives the platform's crashes as a provider's books would.
+//! Its ledger, the table `sandbox.operations`, plays the provider's own books: only this room reads and
+//! writes it, and it survives the platform's crashes as a provider's books would.
 
-use std::time::Duration;
+mod ledger;
 
-use chrono::{DateTime, Utc};
-use domain::payment::{Operation, Request};
+use std::sync::Arc;
+
+use chrono::{DateTime, Duration, Utc};
+use domain::OrderId;
+use domain::payment::{Operation, Request, State, Statement};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use sqlx::{FromRow, PgPool};
-use uuid::Uuid;
+use sqlx::{PgConnection, PgPool};
 
-use super::{Answer, NoAnswer, PaymentProvider};
+use super::{Answer, NoAnswer, Page, PaymentProvider, Wanted, signal};
 use crate::clock::Clock;
+use crate::timers::Timers;
+use ledger::Line;
 
-/// How long `tok_slow` takes.
-const SLOW: chrono::Duration = chrono::Duration::seconds(5);
+pub const NAME: &str = "sandbox";
+
+/// How long what is slow takes.
+const SLOW: Duration = Duration::seconds(5);
+
+/// How long `tok_late` takes.
+const LATE: Duration = Duration::minutes(1);
+
+const PAGE_MAX: i64 = 100;
 
 /// The sandbox and its ledger.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Sandbox {
     ledger: PgPool,
     clock: Clock,
+    /// Where it tells of what happens later, as a provider's webhook would.
+    timers: Arc<dyn Timers>,
 }
 
-/// One line of the ledger.
-#[derive(Debug, FromRow)]
-struct Entry {
-    provider_reference: String,
-    declined: Option<String>,
-    settles_at: DateTime<Utc>,
+/// The payment is not one that waits for its buyer.
+#[derive(Debug, thiserror::Error)]
+pub enum ChallengeError {
+    #[error("this payment does not wait for its buyer")]
+    NotAsked,
+    #[error(transparent)]
+    NoAnswer(#[from] NoAnswer),
 }
 
 impl Sandbox {
@@ -46,111 +69,150 @@ impl Sandbox {
     ///
     /// # Errors
     /// Postgres does not answer.
-    pub async fn open(ledger: PgPool, clock: Clock) -> Result<Self, sqlx::Error> {
-        sqlx::raw_sql(
-            "create schema if not exists sandbox;
-             create table if not exists sandbox.operations (
-                 idempotency_key text primary key,
-                 order_id uuid not null,
-                 operation text not null,
-                 provider_reference text not null,
-                 amount bigint not null,
-                 currency text not null,
-                 declined text,
-                 settles_at timestamptz not null,
-                 asked_at timestamptz not null
-             );",
-        )
-        .execute(&ledger)
-        .await?;
-        Ok(Self { ledger, clock })
+    pub async fn open(ledger: PgPool, clock: Clock, timers: Arc<dyn Timers>) -> Result<Self, sqlx::Error> {
+        ledger::migrate(&ledger).await?;
+        Ok(Self { ledger, clock, timers })
+    }
+
+    /// The buyer approves of the payment, or does not.
+    ///
+    /// # Errors
+    /// It does not wait for them, or Postgres does not answer.
+    pub async fn answer_challenge(&self, reference: &str, approves: bool) -> Result<(), ChallengeError> {
+        let state = if approves { ledger::PASSED } else { ledger::FAILED };
+        let order_id = ledger::answer_challenge(reference, state, &self.ledger).await.map_err(no_answer)?;
+        self.tell(order_id.ok_or(ChallengeError::NotAsked)?, self.clock.now()).await?;
+        Ok(())
     }
 
     async fn carry_out(&self, request: &Request) -> Result<Answer, NoAnswer> {
-        let declined = match request.operation {
-            Operation::Authorize => declined(&request.payment.token),
-            Operation::Capture | Operation::Void | Operation::Refund => self.impossible(request).await?,
+        let mut transaction = self.ledger.begin().await.map_err(no_answer)?;
+        ledger::lock(request.order_id, &mut transaction).await.map_err(no_answer)?;
+        let (line, is_first) = match ledger::line(request, &mut transaction).await.map_err(no_answer)? {
+            Some(line) => (line, false),
+            None => (self.enter(request, &mut transaction).await?, true),
         };
-        let first = self.enter(request, declined).await?;
-        if first && request.operation == Operation::Authorize && request.payment.token == "tok_lost" {
+        let statement = self.statement(request.order_id, &line.provider_reference, &mut transaction).await?;
+        transaction.commit().await.map_err(no_answer)?;
+        if is_first {
+            self.tell_later(request, &line).await?;
+        }
+        let is_lost = ["tok_lost", "tok_late"].contains(&request.payment.token.as_str());
+        if is_first && is_lost && request.open.operation == Operation::Authorize {
             return Err(NoAnswer("the connection was cut".to_owned()));
         }
-        let entry = self.entry(request).await?;
-        entry.map(|entry| self.answer(entry)).ok_or_else(|| NoAnswer("the ledger lost a line".to_owned()))
-    }
-
-    /// Why the ledger does not allow the operation, if it does not.
-    async fn impossible(&self, request: &Request) -> Result<Option<&'static str>, NoAnswer> {
-        let done: Vec<String> = sqlx::query_scalar(
-            "select operation from sandbox.operations
-             where provider_reference = $1 and order_id = $2 and declined is null and idempotency_key <> $3",
-        )
-        .bind(request.provider_reference.as_deref())
-        .bind(request.order_id.0)
-        .bind(request.idempotency_key())
-        .fetch_all(&self.ledger)
-        .await
-        .map_err(no_answer)?;
-        let is = |operation: Operation| done.iter().any(|done| done == operation.code());
-        Ok(match request.operation {
-            _ if !is(Operation::Authorize) => Some("not_authorized"),
-            Operation::Capture if is(Operation::Void) => Some("voided"),
-            Operation::Void if is(Operation::Capture) => Some("captured"),
-            Operation::Refund if !is(Operation::Capture) => Some("not_captured"),
-            _ => None,
+        Ok(match (line.declined, statement) {
+            (Some(reason), _) => Answer::Refused { reason },
+            (None, Some(statement)) => Answer::Stated(statement),
+            (None, None) => return Err(NoAnswer("the ledger lost a line".to_owned())),
         })
     }
 
-    /// Enters the request into the ledger; false if its key is there already.
-    async fn enter(&self, request: &Request, declined: Option<&str>) -> Result<bool, NoAnswer> {
+    /// Enters a request that is new into the ledger.
+    async fn enter(&self, request: &Request, connection: &mut PgConnection) -> Result<Line, NoAnswer> {
         let now = self.clock.now();
-        let slow = request.operation == Operation::Authorize && request.payment.token == "tok_slow";
-        let new_reference = || format!("sandbox-{}", Uuid::new_v5(&request.order_id.0, b"authorization"));
-        let done = sqlx::query(
-            "insert into sandbox.operations values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
-             on conflict (idempotency_key) do nothing",
-        )
-        .bind(request.idempotency_key())
-        .bind(request.order_id.0)
-        .bind(request.operation.code())
-        .bind(request.provider_reference.clone().unwrap_or_else(new_reference))
-        .bind(request.amount.amount)
-        .bind(request.amount.currency.code())
-        .bind(declined)
-        .bind(if slow { now + SLOW } else { now })
-        .bind(now)
-        .execute(&self.ledger)
-        .await
-        .map_err(no_answer)?;
-        Ok(done.rows_affected() == 1)
-    }
-
-    async fn entry(&self, request: &Request) -> Result<Option<Entry>, NoAnswer> {
-        sqlx::query_as(
-            "select provider_reference, declined, settles_at
-             from sandbox.operations where idempotency_key = $1",
-        )
-        .bind(request.idempotency_key())
-        .fetch_optional(&self.ledger)
-        .await
-        .map_err(no_answer)
-    }
-
-    fn answer(&self, entry: Entry) -> Answer {
-        let left = (entry.settles_at - self.clock.now()).to_std().unwrap_or(Duration::ZERO);
-        match entry.declined {
-            _ if !left.is_zero() => Answer::Processing { look_up_after: left },
-            Some(reason) => Answer::Declined { reason },
-            None => Answer::Done { provider_reference: entry.provider_reference },
+        let (operation, token) = (request.open.operation, request.payment.token.as_str());
+        let reference = request.provider_reference.clone();
+        let reference = reference.filter(|_| operation != Operation::Authorize);
+        let reference = reference.unwrap_or_else(|| ledger::new_reference(request));
+        let before = self.statement(request.order_id, &reference, connection).await?;
+        let declined = match operation {
+            Operation::Authorize => declined(token),
+            Operation::Capture if token == "tok_capture_declined" => Some("expired_card"),
+            Operation::Refund if token == "tok_refund_refused" && request.open.round == 0 => {
+                Some("insufficient_balance")
+            }
+            Operation::Capture | Operation::Void | Operation::Refund => impossible(request, before.as_ref()),
+        };
+        let halves = matches!(
+            (operation, token),
+            (Operation::Authorize, "tok_less") | (Operation::Capture, "tok_capture_less")
+        );
+        let takes = match (operation, token) {
+            (Operation::Authorize, "tok_slow") | (Operation::Refund, "tok_refund_slow") => SLOW,
+            (Operation::Authorize, "tok_late") => LATE,
+            _ => Duration::zero(),
+        };
+        let line = Line {
+            idempotency_key: request.idempotency_key(),
+            order_id: request.order_id.0,
+            operation: operation.code().to_owned(),
+            provider_reference: reference,
+            amount: if halves { request.amount.amount / 2 } else { request.amount.amount },
+            currency: request.amount.currency.code().to_owned(),
+            declined: declined.map(str::to_owned),
+            settles_at: now + takes,
+            asked_at: now,
+            challenge: (operation == Operation::Authorize && token == "tok_challenge")
+                .then(|| ledger::ASKED.to_owned()),
+        };
+        ledger::enter(&line, connection).await.map_err(no_answer)?;
+        if operation == Operation::Capture && token == "tok_charge_back" {
+            ledger::enter(&line.charged_back(now + SLOW), connection).await.map_err(no_answer)?;
         }
+        Ok(line)
+    }
+
+    async fn statement(
+        &self,
+        order_id: OrderId,
+        reference: &str,
+        connection: &mut PgConnection,
+    ) -> Result<Option<Statement>, NoAnswer> {
+        let lines = ledger::lines(&[order_id.0], connection).await.map_err(no_answer)?;
+        let all = ledger::statements(&lines, self.clock.now());
+        Ok(all.into_iter().map(|booked| booked.statement).find(|one| one.reference == reference))
+    }
+
+    /// What happens to the payment later is told when it happens.
+    async fn tell_later(&self, request: &Request, line: &Line) -> Result<(), NoAnswer> {
+        if request.payment.token == "tok_twice" {
+            self.tell(request.order_id, line.asked_at).await?;
+            self.tell(request.order_id, line.asked_at + Duration::seconds(1)).await?;
+        }
+        let is_charged_back =
+            request.payment.token == "tok_charge_back" && request.open.operation == Operation::Capture;
+        let at = if is_charged_back { line.settles_at + SLOW } else { line.settles_at };
+        // What is late is told of by nobody: it's to be looked up.
+        if at > line.asked_at && request.payment.token != "tok_late" {
+            self.tell(request.order_id, at).await?;
+        }
+        Ok(())
+    }
+
+    async fn tell(&self, order_id: OrderId, at: DateTime<Utc>) -> Result<(), NoAnswer> {
+        self.timers.set(&signal(order_id, at)).await.map_err(|error| NoAnswer(error.to_string()))
     }
 }
 
 fn declined(token: &str) -> Option<&'static str> {
     match token {
-        "tok_approve" | "tok_slow" | "tok_lost" => None,
+        "tok_approve" | "tok_slow" | "tok_lost" | "tok_late" | "tok_twice" | "tok_challenge" | "tok_less"
+        | "tok_capture_less" | "tok_capture_declined" | "tok_refund_slow" | "tok_refund_refused"
+        | "tok_charge_back" => None,
         "tok_decline" => Some("insufficient_funds"),
         _ => Some("unknown_token"),
+    }
+}
+
+/// Why the ledger does not allow the operation, if it does not.
+fn impossible(request: &Request, before: Option<&Statement>) -> Option<&'static str> {
+    let Some(before) = before else { return Some("not_authorized") };
+    match (request.open.operation, &before.state) {
+        (Operation::Capture, State::Authorized) if request.amount.amount <= before.authorized => None,
+        (Operation::Capture, State::Voided) => Some("voided"),
+        (Operation::Capture, State::Captured) => Some("captured"),
+        (Operation::Capture, _) => Some("not_authorized"),
+        (Operation::Void, State::Captured) => Some("captured"),
+        (Operation::Void, State::Voided) => Some("voided"),
+        (Operation::Refund, State::Captured) => {
+            let refunds = before.refunds.iter().map(|refund| refund.amount);
+            let given_back = refunds.fold(0_i64, i64::saturating_add);
+            let is_left = request.amount.amount <= before.captured.saturating_sub(given_back);
+            (!is_left).then_some("more_than_captured")
+        }
+        (Operation::Refund, _) => Some("not_captured"),
+        (Operation::Authorize | Operation::Void, _) => None,
     }
 }
 
@@ -159,11 +221,50 @@ fn no_answer(error: sqlx::Error) -> NoAnswer {
 }
 
 impl PaymentProvider for Sandbox {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
     fn ask<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<Answer, NoAnswer>> {
         self.carry_out(request).boxed()
     }
 
-    fn look_up<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<Option<Answer>, NoAnswer>> {
-        async move { Ok(self.entry(request).await?.map(|entry| self.answer(entry))) }.boxed()
+    fn look_up<'a>(&'a self, wanted: Wanted<'a>) -> BoxFuture<'a, Result<Vec<Statement>, NoAnswer>> {
+        async move {
+            let mut connection = self.ledger.acquire().await.map_err(no_answer)?;
+            let lines = ledger::lines(&[wanted.order_id.0], &mut connection).await.map_err(no_answer)?;
+            let all = ledger::statements(&lines, self.clock.now()).into_iter().map(|booked| booked.statement);
+            let is_wanted = |one: &Statement| wanted.reference.is_none_or(|wanted| one.reference == wanted);
+            Ok(all.filter(is_wanted).collect())
+        }
+        .boxed()
+    }
+
+    fn list<'a>(
+        &'a self,
+        since: DateTime<Utc>,
+        until: DateTime<Utc>,
+        cursor: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Page, NoAnswer>> {
+        async move {
+            let mut connection = self.ledger.acquire().await.map_err(no_answer)?;
+            let cursor = cursor.map(ledger::Cursor::parse).transpose()?;
+            let orders = ledger::made(since, until, cursor, PAGE_MAX, &mut connection).await;
+            let orders = orders.map_err(no_answer)?;
+            let ids: Vec<_> = orders.iter().map(|made| made.order_id).collect();
+            let lines = ledger::lines(&ids, &mut connection).await.map_err(no_answer)?;
+            let is_full = orders.len() == usize::try_from(PAGE_MAX).unwrap_or(usize::MAX);
+            let next = orders.last().filter(|_| is_full).map(ledger::Cursor::to_string);
+            Ok(Page { payments: ledger::statements(&lines, self.clock.now()), next })
+        }
+        .boxed()
+    }
+
+    fn challenge<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<Option<String>, NoAnswer>> {
+        async move {
+            let is_asked = ledger::is_asked(reference, &self.ledger).await.map_err(no_answer)?;
+            Ok(is_asked.then(|| format!("/v1/sandbox/challenges/{reference}")))
+        }
+        .boxed()
     }
 }

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use domain::order::{self, Line};
-use domain::payment::Status as PaymentStatus;
+use domain::payment::{Amounts, Status as PaymentStatus};
 use domain::{Event, Money, OrderId, cart, payment};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -24,6 +24,8 @@ pub(super) struct Row {
     pub reason: Option<String>,
     pub total: Option<Money>,
     pub payment_status: String,
+    /// What was asked for, and what the provider did.
+    pub payment: Option<Amounts>,
     pub placed_at: DateTime<Utc>,
     /// Of the order's own stream.
     pub version: u64,
@@ -41,6 +43,7 @@ impl insert::Record for Row {
             .optional(self.reason.as_deref(), |row, reason| row.text(reason))
             .optional(self.total, |row, total| row.jsonb(&total))
             .text(&self.payment_status)
+            .optional(self.payment.as_ref(), |row, payment| row.jsonb(payment))
             .timestamptz(self.placed_at)
             .int8(self.version.cast_signed())
             .int8(self.position.cast_signed());
@@ -60,6 +63,7 @@ impl rows::Row for Row {
             "reason",
             "total",
             "payment_status",
+            "payment",
             "placed_at",
             "version",
             "position",
@@ -139,6 +143,7 @@ impl Row {
             reason: None,
             total: None,
             payment_status: PaymentStatus::None.code().to_owned(),
+            payment: None,
             placed_at,
             version: 0,
             position: 0,
@@ -191,19 +196,8 @@ impl Row {
     }
 
     fn payment(&mut self, event: &payment::Event) {
-        let status = match event {
-            payment::Event::AuthorizationRequested { .. } => PaymentStatus::Pending,
-            payment::Event::Authorized { .. } => PaymentStatus::Authorized,
-            payment::Event::Declined { .. } => PaymentStatus::Declined,
-            payment::Event::Captured { .. } => PaymentStatus::Captured,
-            payment::Event::Voided {} => PaymentStatus::Voided,
-            payment::Event::Refunded { .. } => PaymentStatus::Refunded,
-            payment::Event::CaptureRequested { .. }
-            | payment::Event::CancellationRequested {}
-            | payment::Event::VoidRequested {}
-            | payment::Event::RefundRequested { .. }
-            | payment::Event::OutcomeUnknown { .. } => return,
-        };
-        self.payment_status = status.code().to_owned();
+        let amounts = self.payment.get_or_insert_default();
+        amounts.evolve(event);
+        self.payment_status = amounts.status().code().to_owned();
     }
 }

@@ -75,14 +75,22 @@ impl Draft {
 
     pub fn payment(&mut self, event: &payment::Event) {
         match (event, self.state.stage) {
-            (payment::Event::Authorized { .. }, Stage::Authorizing) => {
-                self.record(Event::ConfirmationBegun {})
+            (payment::Event::Authorized { amount, .. }, Stage::Authorizing) => {
+                if self.state.quote.as_ref().is_some_and(|quote| quote.total == *amount) {
+                    self.record(Event::ConfirmationBegun {});
+                } else {
+                    self.fail(Reason::PaymentMismatch);
+                }
             }
             (payment::Event::Captured { .. }, Stage::Capturing) => self.record(Event::Completed {}),
-            (payment::Event::Declined { .. }, Stage::Authorizing | Stage::Capturing) => {
+            (
+                payment::Event::Declined { .. } | payment::Event::Voided {},
+                Stage::Authorizing | Stage::Confirming | Stage::Capturing,
+            ) => {
                 self.record(Event::PaymentUndone {});
                 self.fail(Reason::PaymentDeclined);
             }
+            (payment::Event::CaptureFailed { .. }, Stage::Capturing) => self.fail(Reason::PaymentDeclined),
             (
                 payment::Event::Declined { .. } | payment::Event::Voided {} | payment::Event::Refunded { .. },
                 Stage::UndoingPayment,

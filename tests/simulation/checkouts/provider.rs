@@ -5,12 +5,12 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use domain::payment::{Operation, Request};
+use domain::payment::{Operation, Refund, RefundState, Request, State, Statement};
 use domain::{Money, OrderId};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use infra::clock::Clock;
-use infra::payment::{Answer, NoAnswer, PaymentProvider};
+use infra::payment::{Answer, NoAnswer, Page, PaymentProvider, Wanted};
 
 use super::{Calm, Mutant};
 
@@ -35,6 +35,10 @@ pub struct Booked {
     pub operation: Operation,
     pub amount: Money,
     pub declined: bool,
+    /// Of the payment that it is about.
+    pub reference: String,
+    /// Our name for it, if it is a refund.
+    refund: Option<String>,
     settles_at: DateTime<Utc>,
 }
 
@@ -70,45 +74,92 @@ impl Provider {
 
     fn key(&self, request: &Request) -> String {
         match self.mutant {
-            Mutant::NewKeyOnRetry => format!("{}/{}", request.idempotency_key(), request.attempt),
+            Mutant::NewKeyOnRetry => format!("{}/{}", request.idempotency_key(), request.open.attempt),
             _ => request.idempotency_key(),
         }
+    }
+
+    fn statements(&self, order_id: OrderId) -> Vec<Statement> {
+        statements(&self.ledger.lock().expect("no panic"), order_id, self.clock.now())
     }
 
     /// Carries it out, unless its key is known.
     fn book(&self, request: &Request, trouble: Trouble) -> Answer {
         let mut ledger = self.ledger.lock().expect("no panic");
         let mut random = self.random.lock().expect("no panic");
-        let is_done = |wanted: Operation| {
-            let of_order = |booked: &&Booked| booked.order_id == request.order_id && !booked.declined;
-            ledger.values().filter(of_order).any(|booked| booked.operation == wanted)
-        };
-        let is_possible = match request.operation {
-            Operation::Authorize => request.payment.token != "tok_decline",
-            Operation::Capture => is_done(Operation::Authorize) && !is_done(Operation::Void),
-            Operation::Void => is_done(Operation::Authorize) && !is_done(Operation::Capture),
-            Operation::Refund => is_done(Operation::Capture),
+        let (key, operation) = (self.key(request), request.open.operation);
+        let reference = request.provider_reference.clone().filter(|_| operation != Operation::Authorize);
+        let reference = reference.unwrap_or_else(|| key.clone());
+        let now = self.clock.now();
+        let before = statements(&ledger, request.order_id, now).into_iter().find(|one| one.reference == reference);
+        let kept = before.as_ref().map_or(0, |before| {
+            before.captured - before.refunds.iter().map(|refund| refund.amount).sum::<i64>()
+        });
+        let is_possible = match (operation, before.map(|before| before.state)) {
+            (Operation::Authorize, _) => request.payment.token != "tok_decline",
+            (Operation::Capture, state) => state == Some(State::Authorized),
+            (Operation::Void, state) => {
+                state.is_some_and(|state| !matches!(state, State::Captured | State::Voided))
+            }
+            (Operation::Refund, _) => request.amount.amount <= kept,
         };
         let wait = if trouble == Trouble::Later { random.u64(2..60) } else { 0 };
         let booked = Booked {
             order_id: request.order_id,
-            operation: request.operation,
+            operation,
             amount: request.amount,
             declined: !is_possible,
-            settles_at: self.clock.now() + Duration::from_secs(wait),
+            reference: reference.clone(),
+            refund: request.open.refund.clone(),
+            settles_at: now + Duration::from_secs(wait),
         };
-        let key = self.key(request);
-        self.answer(ledger.entry(key).or_insert(booked))
-    }
-
-    fn answer(&self, booked: &Booked) -> Answer {
-        let left = (booked.settles_at - self.clock.now()).to_std().unwrap_or(Duration::ZERO);
-        match booked.declined {
-            _ if !left.is_zero() => Answer::Processing { look_up_after: left },
-            true => Answer::Declined { reason: "declined".to_owned() },
-            false => Answer::Done { provider_reference: booked.order_id.to_string() },
+        let booked = ledger.entry(key).or_insert(booked).clone();
+        if booked.declined && booked.settles_at <= now {
+            return Answer::Refused { reason: "declined".to_owned() };
         }
+        let all = statements(&ledger, request.order_id, now);
+        Answer::Stated(all.into_iter().find(|one| one.reference == booked.reference).expect("it is booked"))
     }
+}
+
+/// What the ledger says of an order's payments.
+fn statements(ledger: &BTreeMap<String, Booked>, order_id: OrderId, now: DateTime<Utc>) -> Vec<Statement> {
+    let ours: Vec<&Booked> = ledger.values().filter(|booked| booked.order_id == order_id).collect();
+    let made = ours.iter().filter(|booked| booked.operation == Operation::Authorize);
+    let statement = |made: &&Booked| {
+        let is_settled = |booked: &&&Booked| booked.settles_at <= now && !booked.declined;
+        let done = |operation: Operation| {
+            let is = move |booked: &&&Booked| {
+                booked.operation == operation && booked.reference == made.reference && is_settled(booked)
+            };
+            ours.iter().filter(is)
+        };
+        let captured: i64 = done(Operation::Capture).map(|booked| booked.amount.amount).sum();
+        let is_settled = made.settles_at <= now;
+        let state = match () {
+            () if captured > 0 => State::Captured,
+            () if done(Operation::Void).next().is_some() => State::Voided,
+            () if !is_settled => State::Processing,
+            () if made.declined => State::Declined { reason: "declined".to_owned() },
+            () => State::Authorized,
+        };
+        let refund = |booked: &&Booked| Refund {
+            name: booked.refund.clone(),
+            reference: format!("{:?}", booked.refund),
+            amount: booked.amount.amount,
+            state: RefundState::Done,
+        };
+        Statement {
+            reference: made.reference.clone(),
+            state,
+            currency: made.amount.currency,
+            authorized: if is_settled && !made.declined { made.amount.amount } else { 0 },
+            captured,
+            charged_back: 0,
+            refunds: done(Operation::Refund).map(refund).collect(),
+        }
+    };
+    made.map(statement).collect()
 }
 
 impl PaymentProvider for Provider {
@@ -119,8 +170,11 @@ impl PaymentProvider for Provider {
             if trouble == Trouble::Lost {
                 return Err(NoAnswer("it never got there".to_owned()));
             }
-            if self.mutant == Mutant::UndoSkipped && request.operation == Operation::Void {
-                return Ok(Answer::Done { provider_reference: request.order_id.to_string() });
+            if self.mutant == Mutant::UndoSkipped && request.open.operation == Operation::Void {
+                let mut statements = self.statements(request.order_id);
+                let mut statement = statements.pop().expect("authorised");
+                statement.state = State::Voided;
+                return Ok(Answer::Stated(statement));
             }
             let answer = self.book(request, trouble);
             if trouble == Trouble::TooSlow {
@@ -134,16 +188,34 @@ impl PaymentProvider for Provider {
         .boxed()
     }
 
-    fn look_up<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<Option<Answer>, NoAnswer>> {
+    fn name(&self) -> &'static str {
+        "sandbox"
+    }
+
+    fn look_up<'a>(&'a self, wanted: Wanted<'a>) -> BoxFuture<'a, Result<Vec<Statement>, NoAnswer>> {
         async move {
             let (trouble, time) = self.trouble();
             tokio::time::sleep(time).await;
             if [Trouble::Lost, Trouble::AnswerLost].contains(&trouble) {
                 return Err(NoAnswer("no answer".to_owned()));
             }
-            let ledger = self.ledger.lock().expect("no panic");
-            Ok(ledger.get(&self.key(request)).map(|booked| self.answer(booked)))
+            let is_wanted =
+                |one: &Statement| wanted.reference.is_none_or(|wanted| one.reference == wanted);
+            Ok(self.statements(wanted.order_id).into_iter().filter(is_wanted).collect())
         }
         .boxed()
+    }
+
+    fn list<'a>(
+        &'a self,
+        _: DateTime<Utc>,
+        _: DateTime<Utc>,
+        _: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Page, NoAnswer>> {
+        async { Ok(Page::default()) }.boxed()
+    }
+
+    fn challenge<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Option<String>, NoAnswer>> {
+        async { Ok(None) }.boxed()
     }
 }

@@ -1,0 +1,270 @@
+//! What comes of what is asked for and of what the provider says: one event after the other.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Duration, Utc};
+
+use super::request::whole;
+use super::statement::{Outcome, RefundState, State, Statement};
+use super::{Event, KnownRefund, Operation, Payment, RefundStep, name_of_round};
+use crate::aggregate::Aggregate;
+use crate::money::{Currency, Money};
+
+/// When a refund that failed at the provider is asked for again.
+const AGAIN_AFTER: Duration = Duration::minutes(1);
+
+/// The state as it will be, and the events that make it so.
+pub(super) struct Draft {
+    pub state: Payment,
+    pub events: Vec<Event>,
+    pub currency: Currency,
+    pub at: DateTime<Utc>,
+}
+
+impl Draft {
+    fn record(&mut self, event: Event) {
+        self.state.evolve(&event);
+        self.events.push(event);
+    }
+
+    fn money(&self, amount: i64) -> Money {
+        Money::new(amount, self.currency)
+    }
+
+    fn is_open(&self, operation: Operation) -> bool {
+        let open = self.state.open.as_ref();
+        open.is_some_and(|open| open.operation == operation && open.stray.is_none())
+    }
+
+    /// Whatever was taken is to be given back.
+    pub fn undo(&mut self) {
+        let needs_buyer = self.state.amounts.needs_buyer && self.is_open(Operation::Authorize);
+        if self.state.open.is_some() && !self.state.to_be_undone {
+            self.record(Event::CancellationRequested {});
+        } else if self.state.amounts.requested > 0 {
+            self.state.to_be_undone = true;
+        }
+        if needs_buyer {
+            // Nobody knows whether the buyer ever does it, so it is not waited for.
+            self.record(Event::VoidRequested { at: Some(self.at), stray: None });
+        }
+        self.go_on();
+    }
+
+    /// Some of what was captured is to be given back.
+    pub fn refund(&mut self, refund: String, amount: Money) {
+        if self.state.refunds.contains_key(&refund) {
+            return;
+        }
+        let amounts = &self.state.amounts;
+        let may_be_captured = amounts.captured == 0 && !amounts.is_voided && !self.state.to_be_undone;
+        let kept = if may_be_captured { amounts.requested } else { amounts.kept() };
+        let is_valid = amount.amount > 0 && amount.currency == self.currency;
+        if !is_valid || self.state.to_be_undone || amount.amount > kept.saturating_sub(self.reserved()) {
+            let reason = "more_than_was_captured".to_owned();
+            return self.record(Event::RefundFailed { refund, amount, reason });
+        }
+        if self.state.open.is_none() && self.state.amounts.captured > 0 {
+            self.record(Event::RefundRequested { amount, refund, at: Some(self.at), stray: None });
+        } else {
+            self.record(Event::RefundQueued { refund, amount });
+        }
+    }
+
+    /// What is to be given back, and is not yet.
+    fn reserved(&self) -> i64 {
+        let is_ahead =
+            |refund: &&KnownRefund| matches!(refund.step, RefundStep::Queued | RefundStep::Asked);
+        let ahead = self.state.refunds.values().filter(is_ahead);
+        ahead.fold(0_i64, |sum, refund| sum.saturating_add(refund.amount))
+    }
+
+    /// What came of a request, if that is still open.
+    pub fn outcome(&mut self, operation: Operation, attempt: u32, outcome: Outcome) {
+        if let Outcome::Stated { statement, .. } = &outcome {
+            self.take_from(statement);
+        }
+        let open = self.state.open.clone();
+        if let Some(open) = open.filter(|open| open.operation == operation && open.attempt == attempt) {
+            let next = attempt.saturating_add(1);
+            match outcome {
+                Outcome::Stated { statement, look_up_at } => {
+                    let waits_for_buyer = statement.state == State::ActionRequired
+                        && operation == Operation::Authorize
+                        && !self.state.amounts.needs_buyer;
+                    self.record(if waits_for_buyer {
+                        let provider_reference = statement.reference;
+                        Event::ActionRequired { provider_reference, attempt: next, look_up_at }
+                    } else {
+                        Event::OutcomeUnknown { operation, attempt: next, look_up_at }
+                    });
+                }
+                Outcome::Unknown { look_up_at, is_overdue } => {
+                    if is_overdue && !open.is_under_review {
+                        self.record(Event::ReviewRequired { operation });
+                    }
+                    self.record(Event::OutcomeUnknown { operation, attempt: next, look_up_at });
+                }
+                Outcome::Refused { reason, again_at } => self.refused(reason, again_at),
+                Outcome::NeverArrived => {
+                    self.refused("never_arrived".to_owned(), self.at + AGAIN_AFTER);
+                }
+            }
+        }
+        self.go_on();
+    }
+
+    /// The open request was not carried out, and will not be. What must be done is asked for again.
+    fn refused(&mut self, reason: String, again_at: DateTime<Utc>) {
+        let Some(open) = self.state.open.clone() else { return };
+        let attempt = open.attempt.saturating_add(1);
+        match (open.operation, open.refund) {
+            (Operation::Authorize, _) => self.record(Event::Declined { reason }),
+            (Operation::Capture, _) => self.record(Event::CaptureFailed { reason }),
+            (Operation::Refund, Some(refund)) if open.stray.is_none() && refund.contains(':') => {
+                let amount = self.money(open.amount);
+                self.record(Event::RefundFailed { refund, amount, reason });
+            }
+            (operation @ (Operation::Void | Operation::Refund), _) => {
+                self.record(Event::UndoRefused { operation, attempt, reason, again_at });
+            }
+        }
+    }
+
+    pub fn observe(&mut self, statement: &Statement) {
+        self.take_from(statement);
+        self.go_on();
+    }
+
+    /// What is news in it. Amounts only grow, and ends stay, so an old statement brings none.
+    fn take_from(&mut self, statement: &Statement) {
+        let ours = self.state.provider_reference.as_ref();
+        if ours.is_some_and(|ours| *ours != statement.reference) {
+            return self.stray(statement);
+        }
+        if statement.currency != self.currency {
+            if self.is_open(Operation::Authorize) {
+                self.record(Event::Declined { reason: "currency_mismatch".to_owned() });
+            }
+            return;
+        }
+        self.authorization(statement);
+        let captured = statement.captured.saturating_sub(self.state.amounts.captured);
+        if captured > 0 {
+            self.record(Event::Captured { amount: self.money(captured) });
+        }
+        let is_void = statement.state == State::Voided && self.state.amounts.captured == 0;
+        if is_void && !self.state.amounts.is_voided {
+            self.record(Event::Voided {});
+        }
+        self.refunds(statement);
+        let charged_back = statement.charged_back.saturating_sub(self.state.amounts.charged_back);
+        if charged_back > 0 {
+            self.record(Event::ChargedBack { amount: self.money(charged_back) });
+        }
+    }
+
+    fn authorization(&mut self, statement: &Statement) {
+        let amounts = &self.state.amounts;
+        let amount = self.money(statement.authorized);
+        match &statement.state {
+            State::Authorized | State::Captured if amounts.authorized == 0 && amount.amount > 0 => {
+                let provider_reference = statement.reference.clone();
+                self.record(Event::Authorized { amount, provider_reference });
+            }
+            State::Authorized if amounts.is_capturable() && amounts.authorized != amount.amount => {
+                self.record(Event::AuthorizationAdjusted { amount });
+            }
+            State::Declined { reason } if self.is_open(Operation::Authorize) => {
+                self.record(Event::Declined { reason: reason.clone() });
+            }
+            _ => {}
+        }
+    }
+
+    fn refunds(&mut self, statement: &Statement) {
+        let mut stated: BTreeMap<String, (i64, RefundState)> = BTreeMap::new();
+        for refund in &statement.refunds {
+            let name = refund.name.clone().unwrap_or_else(|| refund.reference.clone());
+            let known = stated.entry(name).or_insert((refund.amount, refund.state));
+            if refund.state == RefundState::Done || known.1 == RefundState::Failed {
+                *known = (refund.amount, refund.state);
+            }
+        }
+        for (refund, (amount, state)) in stated {
+            let amount = self.money(amount);
+            match (state, self.state.refunds.get(&refund).map(|known| known.step)) {
+                (RefundState::Done, step) if step != Some(RefundStep::Done) => {
+                    self.record(Event::Refunded { amount, refund });
+                }
+                (RefundState::Failed, Some(RefundStep::Done)) => {
+                    self.record(Event::RefundReversed { refund, amount });
+                }
+                (RefundState::Failed, Some(RefundStep::Asked)) => {
+                    self.refused("failed_at_provider".to_owned(), self.at + AGAIN_AFTER);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn stray(&mut self, statement: &Statement) {
+        let provider_reference = statement.reference.clone();
+        let done = statement.refunds.iter().filter(|refund| refund.state == RefundState::Done);
+        let refunded = done.fold(0_i64, |sum, refund| sum.saturating_add(refund.amount));
+        let is_undone = match statement.state {
+            State::Voided | State::Declined { .. } => true,
+            State::Captured => refunded.saturating_add(statement.charged_back) >= statement.captured,
+            State::Processing | State::ActionRequired | State::Authorized => false,
+        };
+        let money = |amount| Money::new(amount, statement.currency);
+        match self.state.strays.get(&provider_reference).copied() {
+            Some(_) if is_undone => self.record(Event::StrayUndone { provider_reference }),
+            known if !is_undone && known != Some(statement.captured) => {
+                let (authorized, captured) = (money(statement.authorized), money(statement.captured));
+                self.record(Event::StrayFound { provider_reference, authorized, captured });
+            }
+            _ => {}
+        }
+    }
+
+    /// What is to be asked for next, once nothing is open any more.
+    fn go_on(&mut self) {
+        while self.state.open.is_none() {
+            let Some(event) = self.next() else { return };
+            self.record(event);
+        }
+    }
+
+    fn next(&self) -> Option<Event> {
+        let (amounts, at) = (&self.state.amounts, Some(self.at));
+        let whole = name_of_round(&whole(), self.state.rounds);
+        if self.state.to_be_undone && amounts.is_capturable() {
+            return Some(Event::VoidRequested { at, stray: None });
+        }
+        if self.state.to_be_undone && amounts.kept() > 0 {
+            let amount = self.money(amounts.kept());
+            return Some(Event::RefundRequested { amount, refund: whole, at, stray: None });
+        }
+        if let Some((stray, captured)) = self.state.strays.first_key_value() {
+            let stray_name = Some(stray.clone());
+            if *captured == 0 {
+                return Some(Event::VoidRequested { at, stray: stray_name });
+            }
+            let amount = self.money(*captured);
+            let refund = name_of_round(&format!("stray:{stray}"), self.state.rounds);
+            return Some(Event::RefundRequested { amount, refund, at, stray: stray_name });
+        }
+        let mut all = self.state.refunds.iter();
+        let (refund, queued) = all.find(|(_, known)| known.step == RefundStep::Queued)?;
+        let (refund, amount) = (refund.clone(), self.money(queued.amount));
+        if amounts.captured == 0 && !self.state.to_be_undone && !amounts.is_voided {
+            return None;
+        }
+        Some(if amount.amount > amounts.kept() {
+            Event::RefundFailed { refund, amount, reason: "more_than_was_captured".to_owned() }
+        } else {
+            Event::RefundRequested { amount, refund, at, stray: None }
+        })
+    }
+}
