@@ -1,5 +1,6 @@
 //! The stream of an order's events: all of them, once each, wherever it's taken up.
 
+use domain::public::{self, Audience};
 use futures_util::future::join_all;
 use infra::log::{EventLog, JetStreamLog};
 use reqwest::{Method, RequestBuilder};
@@ -35,13 +36,7 @@ async fn rest(request: RequestBuilder, last: &str) -> Vec<Message> {
 
 /// Ids and types of what the log has of an order that its buyer may see, in the log's order.
 async fn logged(nats_url: &str, order: &str) -> Vec<(String, String)> {
-    const INSIDE: [&str; 5] = [
-        "payment.capture_requested",
-        "payment.cancellation_requested",
-        "payment.void_requested",
-        "payment.refund_requested",
-        "payment.outcome_unknown",
-    ];
+    let shown: Vec<&str> = public::kinds(Audience::Buyer).collect();
     let connection = infra::nats::connect(nats_url).await.expect("nats-server answers");
     let log = JetStreamLog::existing(connection).await.expect("a log");
     let mut events = Vec::new();
@@ -49,7 +44,7 @@ async fn logged(nats_url: &str, order: &str) -> Vec<(String, String)> {
         let stream = format!("{category}/{order}").parse().expect("a stream");
         for stored in log.load(&stream, 0).await.expect("commits") {
             for (index, event) in stored.commit.events.iter().enumerate() {
-                if !INSIDE.contains(&event.kind.as_str()) {
+                if shown.contains(&event.kind.as_str()) {
                     events.push(((stored.sequence, index), event.kind.clone()));
                 }
             }

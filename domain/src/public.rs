@@ -30,7 +30,7 @@ const DETAILS: &[&str] =
     &["sku", "title", "description", "brand", "category", "attributes", "images", "gtins", "price"];
 
 /// In the order of the aggregates' tables.
-const SHOWN: [Shown; 36] = [
+const SHOWN: [Shown; 47] = [
     Shown("product.created", DETAILS, None),
     Shown("product.changed", DETAILS, None),
     Shown("product.price_changed", &["price", "was"], None),
@@ -57,17 +57,29 @@ const SHOWN: [Shown; 36] = [
     Shown("order.returned", REVERSAL, Some(REVERSAL)),
     Shown("order.refunded", REVERSAL, Some(REVERSAL)),
     Shown("payment.authorization_requested", AMOUNT, Some(AMOUNT)),
+    Shown("payment.action_required", &["attempt", "look_up_at"], Some(&[])),
     Shown("payment.authorized", AMOUNT, Some(AMOUNT)),
+    Shown("payment.authorization_adjusted", AMOUNT, None),
     // Why a provider declines may be what a thief wants to know.
     Shown("payment.declined", &["reason"], Some(&[])),
     Shown("payment.capture_requested", AMOUNT, None),
     Shown("payment.captured", AMOUNT, Some(AMOUNT)),
+    Shown("payment.capture_failed", &["reason"], None),
     Shown("payment.cancellation_requested", &[], None),
     Shown("payment.void_requested", &[], None),
     Shown("payment.voided", &[], Some(&[])),
+    // A refund's name may be the provider's.
+    Shown("payment.refund_queued", AMOUNT, None),
     Shown("payment.refund_requested", AMOUNT, None),
     Shown("payment.refunded", AMOUNT, Some(AMOUNT)),
+    Shown("payment.refund_failed", &["amount", "reason"], None),
+    Shown("payment.refund_reversed", AMOUNT, Some(AMOUNT)),
+    Shown("payment.charged_back", AMOUNT, None),
+    Shown("payment.undo_refused", &["operation", "attempt", "reason", "again_at"], None),
     Shown("payment.outcome_unknown", &["operation", "attempt", "look_up_at"], None),
+    Shown("payment.review_required", &["operation"], None),
+    Shown("payment.stray_found", &["authorized", "captured"], None),
+    Shown("payment.stray_undone", &[], None),
 ];
 
 /// Types that nobody outside sees, which was decided and not forgotten.

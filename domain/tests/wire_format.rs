@@ -249,8 +249,18 @@ fn nobody_outside_sees_personal_data_or_what_opens_doors() {
     for event in all().into_iter().chain(older) {
         for audience in [Audience::Buyer, Audience::Shop] {
             let shown = serde_json::to_string(&public::data(&event, audience)).unwrap();
-            for secret in ["example.com\"", "High Street", "Alice", "tok_", "p-1", "17850", "personal", "LS1"]
-            {
+            for secret in [
+                "example.com\"",
+                "High Street",
+                "Alice",
+                "tok_",
+                "p-1",
+                "p-2",
+                "refund:1",
+                "17850",
+                "personal",
+                "LS1",
+            ] {
                 assert!(!shown.contains(secret), "{} shows {secret} to {audience:?}: {shown}", event.kind);
             }
         }

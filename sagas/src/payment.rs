@@ -32,9 +32,8 @@ pub fn follows(stream_id: &str, event: &Event) -> Option<OrderId> {
 pub fn summary(event: &payment::Event) -> Option<Summary> {
     let waits = |stage, due| Some(Summary { stage, reason: None, is_over: false, due });
     let over = |stage| Some(Summary { stage, reason: None, is_over: true, due: None });
-    let look_up = |attempt: &u32, at: &DateTime<Utc>| {
-        Some(Due { timer: LOOK_UP, generation: *attempt, at: *at })
-    };
+    let look_up =
+        |attempt: &u32, at: &DateTime<Utc>| Some(Due { timer: LOOK_UP, generation: *attempt, at: *at });
     match event {
         payment::Event::AuthorizationRequested { .. } => waits("authorize", None),
         payment::Event::ActionRequired { attempt, look_up_at, .. } => {

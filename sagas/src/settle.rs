@@ -75,9 +75,7 @@ pub async fn settle(
             }
             (Outcome::Refused { reason, again_at }, Vec::new())
         }
-        Ok(Heard::Found(statement, others)) => {
-            (Outcome::Stated { statement, look_up_at: again_at }, others)
-        }
+        Ok(Heard::Found(statement, others)) => (Outcome::Stated { statement, look_up_at: again_at }, others),
         Ok(Heard::Nothing) if age > patience.horizon => (Outcome::NeverArrived, Vec::new()),
         Ok(Heard::Nothing) => {
             let is_overdue = age > patience.review_after;

@@ -73,8 +73,7 @@ impl Draft {
 
     /// What is to be given back, and is not yet.
     fn reserved(&self) -> i64 {
-        let is_ahead =
-            |refund: &&KnownRefund| matches!(refund.step, RefundStep::Queued | RefundStep::Asked);
+        let is_ahead = |refund: &&KnownRefund| matches!(refund.step, RefundStep::Queued | RefundStep::Asked);
         let ahead = self.state.refunds.values().filter(is_ahead);
         ahead.fold(0_i64, |sum, refund| sum.saturating_add(refund.amount))
     }

@@ -187,8 +187,17 @@ impl Sandbox {
 
 fn declined(token: &str) -> Option<&'static str> {
     match token {
-        "tok_approve" | "tok_slow" | "tok_lost" | "tok_late" | "tok_twice" | "tok_challenge" | "tok_less"
-        | "tok_capture_less" | "tok_capture_declined" | "tok_refund_slow" | "tok_refund_refused"
+        "tok_approve"
+        | "tok_slow"
+        | "tok_lost"
+        | "tok_late"
+        | "tok_twice"
+        | "tok_challenge"
+        | "tok_less"
+        | "tok_capture_less"
+        | "tok_capture_declined"
+        | "tok_refund_slow"
+        | "tok_refund_refused"
         | "tok_charge_back" => None,
         "tok_decline" => Some("insufficient_funds"),
         _ => Some("unknown_token"),

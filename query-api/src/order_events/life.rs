@@ -17,6 +17,15 @@ use super::message::{OrderEvent, Place};
 const REPLICA_ATTEMPTS: u32 = 30;
 const REPLICA_PAUSE: Duration = Duration::from_millis(100);
 
+/// Payment events after which nothing of it is on its way.
+const AT_REST: [&str; 5] = [
+    "payment.declined",
+    "payment.voided",
+    "payment.refunded",
+    "payment.charged_back",
+    "payment.stray_undone",
+];
+
 pub(super) struct Life {
     log: Arc<dyn EventLog>,
     order: StreamId,
@@ -52,8 +61,9 @@ impl Life {
         self.is_known
     }
 
-    /// Whether nothing more can happen to it. A confirmed order can still be cancelled, and an imported one
-    /// returned, so only one that is cancelled is over, once its money is where it belongs.
+    /// Whether nothing more is to happen to it. A confirmed order can still be cancelled, and an imported one
+    /// returned, so only one that is cancelled is over, once its money is where it belongs. What a provider
+    /// states after that, such as that a refund came back, is there for who looks again.
     pub fn is_over(&self) -> bool {
         self.is_cancelled && !self.payment_may_move
     }
@@ -104,9 +114,7 @@ impl Life {
     fn happened(&mut self, place: Place, event: &RecordedEvent) {
         match (event.category(), event.kind.as_str()) {
             (order::CATEGORY, "order.cancelled") => self.is_cancelled = true,
-            (payment::CATEGORY, "payment.declined" | "payment.voided" | "payment.refunded") => {
-                self.payment_may_move = false;
-            }
+            (payment::CATEGORY, kind) if AT_REST.contains(&kind) => self.payment_may_move = false,
             // One that this build does not know may be a beginning of something.
             (payment::CATEGORY, _) => self.payment_may_move = true,
             _ => {}
