@@ -14,6 +14,7 @@ mod platform;
 mod psp_sim;
 mod read_models;
 mod safety;
+mod sandbox;
 mod serve;
 mod shutdown;
 mod starter;

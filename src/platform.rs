@@ -60,6 +60,7 @@ struct Shared {
     log: Arc<dyn EventLog>,
     feed: Arc<Feed>,
     timers: JetStreamTimers,
+    sandbox: Sandbox,
     providers: Providers,
     pool: PgPool,
     clock: Clock,
@@ -198,7 +199,7 @@ impl Shared {
         let unsafe_log = crate::safety::reasons(options, &settings, &jetstream, &pool).await?;
         let (log, clock): (Arc<dyn EventLog>, _) = (Arc::new(jetstream), Clock::system());
         let sandbox = Sandbox::open(pool.clone(), clock.clone(), Arc::new(timers.clone())).await?;
-        let providers = Providers::new([Arc::new(sandbox) as Arc<dyn PaymentProvider>]);
+        let providers = Providers::new([Arc::new(sandbox.clone()) as Arc<dyn PaymentProvider>]);
         let (writer, executors) =
             execute_on(&log, &snapshots, &clock, options.writer_settings(), &options.execute_settings());
         let feed = Feed::new(log.clone());
@@ -208,6 +209,7 @@ impl Shared {
             log,
             feed,
             timers,
+            sandbox,
             providers,
             pool,
             clock,
@@ -235,11 +237,15 @@ impl Shared {
         Ok(match role {
             Role::CommandApi => {
                 let (feed, executors) = (self.feed.clone(), self.executors.clone());
-                let methods = self.providers.names();
-                let api = Arc::new(CommandApi::new(feed, executors, self.read_models.clone(), methods));
+                let api = Arc::new(CommandApi::new(
+                    feed,
+                    executors,
+                    self.read_models.clone(),
+                    self.providers.clone(),
+                ));
                 let worker = api.clone();
                 workers.spawn(async move { worker.run().await });
-                let commands = command_api::router(api);
+                let commands = command_api::router(api).merge(crate::sandbox::router(self.sandbox.clone()));
                 router.merge(match self.unsafe_log.is_empty() {
                     true => commands,
                     false => crate::serve::refuse(commands),

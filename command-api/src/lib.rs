@@ -2,8 +2,10 @@
 
 mod carts;
 mod error;
+mod fulfilment;
 mod idempotency;
 mod orders;
+mod payments;
 mod products;
 mod request;
 mod settled;
@@ -13,6 +15,7 @@ use std::sync::Arc;
 
 use infra::execute::Executors;
 use infra::feed::Feed;
+use infra::payment::Providers;
 use infra::read_models::ReadModels;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -25,22 +28,21 @@ pub struct CommandApi {
     feed: Arc<Feed>,
     executors: Arc<Executors>,
     read_models: Arc<ReadModels>,
-    payment_methods: Vec<String>,
+    providers: Providers,
     in_progress: InProgress,
     recent: Recent,
     settled: Settled,
 }
 
 impl CommandApi {
-    /// Payment methods are the names that a checkout may pay with.
     pub fn new(
         feed: Arc<Feed>,
         executors: Arc<Executors>,
         read_models: Arc<ReadModels>,
-        payment_methods: Vec<String>,
+        providers: Providers,
     ) -> Self {
         let (in_progress, recent, settled) = (InProgress::default(), Recent::default(), Settled::default());
-        Self { feed, executors, read_models, payment_methods, in_progress, recent, settled }
+        Self { feed, executors, read_models, providers, in_progress, recent, settled }
     }
 
     /// Follows the log for those who wait for an order to be settled. Runs until it is dropped.
@@ -62,5 +64,9 @@ pub fn router(api: Arc<CommandApi>) -> OpenApiRouter {
         .routes(routes!(carts::set_line))
         .routes(routes!(carts::check_out))
         .routes(routes!(orders::cancel))
+        .routes(routes!(payments::challenge))
+        .routes(routes!(fulfilment::ship))
+        .routes(routes!(fulfilment::take_back))
+        .routes(routes!(fulfilment::refund))
         .with_state(api)
 }

@@ -23,6 +23,9 @@ struct Shown(&'static str, &'static [&'static str], Option<&'static [&'static st
 
 const AMOUNT: &[&str] = &["amount"];
 const PLACED: &[&str] = &["lines", "total", "country"];
+const SHIPPED: &[&str] = &["shipment_id", "lines", "is_last", "carrier", "tracking_number", "tracking_url"];
+const PARCEL: &[&str] = &["lines", "is_last", "carrier", "tracking_number", "tracking_url"];
+const REFUND: &[&str] = &["refund_id", "amount", "reason"];
 const IMPORTED: &[&str] = &["number", "country", "lines", "total"];
 const REVERSAL: &[&str] = &["reference", "lines", "refund"];
 const HELD: &[&str] = &["order_id", "quantity"];
@@ -30,7 +33,7 @@ const DETAILS: &[&str] =
     &["sku", "title", "description", "brand", "category", "attributes", "images", "gtins", "price"];
 
 /// In the order of the aggregates' tables.
-const SHOWN: [Shown; 47] = [
+const SHOWN: [Shown; 51] = [
     Shown("product.created", DETAILS, None),
     Shown("product.changed", DETAILS, None),
     Shown("product.price_changed", &["price", "was"], None),
@@ -53,6 +56,10 @@ const SHOWN: [Shown; 47] = [
     Shown("order.confirmed", &[], Some(&[])),
     Shown("order.cancellation_requested", &[], Some(&[])),
     Shown("order.cancelled", &["reason"], Some(&["reason"])),
+    Shown("order.shipped", SHIPPED, Some(PARCEL)),
+    Shown("order.goods_returned", &["return_id", "lines", "reason"], Some(&["lines"])),
+    Shown("order.refund_requested", REFUND, Some(AMOUNT)),
+    Shown("order.refund_failed", REFUND, Some(AMOUNT)),
     Shown("order.imported", IMPORTED, Some(IMPORTED)),
     Shown("order.returned", REVERSAL, Some(REVERSAL)),
     Shown("order.refunded", REVERSAL, Some(REVERSAL)),

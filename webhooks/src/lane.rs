@@ -19,7 +19,7 @@ const BATCH_MAX: usize = 1_000;
 const INTERVAL: Duration = Duration::from_millis(20);
 
 /// The same while there is no endpoint: only the checkpoint moves.
-const IDLE_INTERVAL: Duration = Duration::from_millis(500);
+const IDLE_INTERVAL: Duration = Duration::from_millis(100);
 
 const BACKOFF: Duration = Duration::from_secs(1);
 

@@ -100,7 +100,7 @@ mod tests {
         while tried.0 < settings.give_up_after {
             tried = (tried.0 + pause(tried.1 + 1, &settings, 0.5), tried.1 + 1);
         }
-        assert_eq!(tried.1, 16, "attempts in three days");
+        assert_eq!(tried.1, 17, "attempts in three days");
     }
 
     #[test]

@@ -113,7 +113,8 @@ impl Sender {
                 let (sender, destination) = (self.clone(), destination.clone());
                 sending.spawn(async move { sender.attempt(&destination, &attempt).await });
             }
-            if sending.join_next().await.is_none() {
+            // One that is slow keeps only its own place: for the others, it looks what else is due.
+            if let Ok(None) = tokio::time::timeout(POLL, sending.join_next()).await {
                 return;
             }
             while sending.try_join_next().is_some() {}

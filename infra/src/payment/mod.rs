@@ -12,7 +12,7 @@ use futures_util::future::BoxFuture;
 
 use crate::timers::Timer;
 
-pub use sandbox::Sandbox;
+pub use sandbox::{ChallengeError, Sandbox};
 
 /// Name of the timer that a provider's word about a payment comes to.
 pub const SIGNAL: &str = "signal";
