@@ -102,7 +102,26 @@ async fn who_was_down_gets_it_all_when_it_is_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_does_not_answer_delays_nobody_and_is_probed_by_one_request_at_a_time() {
+async fn who_does_not_answer_delays_nobody() {
+    let shop = Shop::start_with(Folder::new(), &QUICK).await;
+    let (admin, nats) = (&shop.addresses.admin, &shop.addresses.nats);
+    let (dead, well) = (Receiver::start().await, Receiver::start().await);
+    dead.hangs();
+    let (id, _) = add(admin, &dead.url, "*").await;
+    add(admin, &well.url, "*").await;
+    shop.product("hangs", 1).await;
+    dead.has(1).await;
+    shop.product("hangs", 1).await;
+    well.knows(&logged(nats, 0, &[""]).await).await;
+    // Its first request is still within its ten seconds.
+    assert_eq!(listed(admin, &id).await["failures"], 0);
+    // And one that is slow keeps only its own place.
+    dead.has(4).await;
+    assert_eq!(listed(admin, &id).await["failures"], 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_down_is_probed_by_one_request_at_a_time() {
     let flags = ["--webhooks-time-limit-ms", "1000", "--webhooks-in-flight-max", "4"];
     let shop = Shop::start_with(Folder::new(), &[&QUICK[..], &flags[..]].concat()).await;
     let (admin, nats) = (&shop.addresses.admin, &shop.addresses.nats);
