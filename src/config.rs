@@ -3,6 +3,7 @@
 mod checkout;
 mod operate;
 mod psp_sim;
+mod webhooks;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,8 +14,9 @@ use domain::terms::Terms;
 
 use crate::history::filter::Moment;
 pub use checkout::Checkout;
-pub use operate::{DeadLettersWhat, Projections, ProjectionsWhat, Sagas, SagasWhat};
+pub use operate::{DeadLettersWhat, Projections, ProjectionsWhat, Sagas, SagasWhat, Webhooks, WebhooksWhat};
 pub use psp_sim::{PspSim, PspSimLedger, PspSimWhat};
+pub use webhooks::WebhookSettings;
 
 /// An event-sourced commerce platform: commands append to a NATS JetStream log, projections build
 /// read models in Postgres, sagas drive checkout and payment.
@@ -35,6 +37,8 @@ pub enum Verb {
     Projections(Projections),
     /// Look after checkouts and payments that are under way.
     Sagas(Sagas),
+    /// Look after the shop's own systems that are told what happens.
+    Webhooks(Webhooks),
     /// Bring data in, through commands.
     Import(Import),
     /// Read the log.
@@ -53,6 +57,7 @@ pub enum Role {
     Projections,
     QueryApi,
     Sagas,
+    Webhooks,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -91,8 +96,8 @@ pub struct Platform {
     /// Address that the HTTP APIs listen on.
     #[arg(long, env = "CARTULARY_HOST", default_value = "127.0.0.1")]
     pub host: std::net::IpAddr,
-    /// Port of the admin API, which the roles projections and sagas have; 0 takes any free one [default: 8081, or
-    /// a free one if it's taken]
+    /// Port of the admin API, which the roles projections, sagas and webhooks have; 0 takes any free one
+    /// [default: 8081, or a free one if it's taken]
     #[arg(long, env = "CARTULARY_ADMIN_PORT")]
     pub admin_port: Option<u16>,
     /// Address that the admin API listens on. It asks nobody who they are: keep it to those who operate.
@@ -147,10 +152,20 @@ pub struct Platform {
     /// Milliseconds that a query waits for its Min-Log-Position.
     #[arg(long, env = "CARTULARY_FRESHNESS_LIMIT_MS", default_value_t = 5_000)]
     pub freshness_limit_ms: u64,
+    /// Most streams of orders' events that are open at a time; beyond, they are answered 503. Each takes a
+    /// connection, and some 40 kB.
+    #[arg(long, env = "CARTULARY_ORDER_STREAMS_MAX", default_value_t = 5_000, value_parser = whole(0..=1_000_000))]
+    pub order_streams_max: usize,
+    /// Seconds after which a stream of events on which nothing happens says that it's alive: less than what
+    /// stands in between allows a connection to be silent.
+    #[arg(long, env = "CARTULARY_HEARTBEAT_S", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    pub heartbeat_s: u64,
     /// Seconds that a reader of the log may stand still while there is more to read, before /readyz says
     /// so; longer than a saga waits for a provider that doesn't answer.
     #[arg(long, env = "CARTULARY_STANDSTILL_LIMIT_S", default_value_t = 30)]
     pub standstill_limit_s: u64,
+    #[command(flatten)]
+    pub webhooks: WebhookSettings,
     /// Log lines as JSON, one object a line.
     #[arg(long, env = "CARTULARY_LOG_JSON", value_parser = clap::builder::FalseyValueParser::new())]
     pub log_json: bool,
@@ -170,6 +185,14 @@ impl Platform {
             batch_max: self.batch_commits_max,
             batches_max: self.batches_in_flight_max,
             ..infra::writer::Settings::default()
+        }
+    }
+
+    pub fn query_settings(&self) -> query_api::Settings {
+        query_api::Settings {
+            freshness_limit: Duration::from_millis(self.freshness_limit_ms),
+            order_streams_max: self.order_streams_max,
+            heartbeat: Duration::from_secs(self.heartbeat_s),
         }
     }
 

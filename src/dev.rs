@@ -10,7 +10,8 @@ use crate::config::{self, Dev, Role};
 use crate::platform::{Platform, without_password};
 use crate::starter;
 
-const ALL_ROLES: [Role; 4] = [Role::CommandApi, Role::Projections, Role::QueryApi, Role::Sagas];
+const ALL_ROLES: [Role; 5] =
+    [Role::CommandApi, Role::Projections, Role::QueryApi, Role::Sagas, Role::Webhooks];
 
 pub async fn run(mut options: Dev) -> anyhow::Result<ExitCode> {
     crate::telemetry::begin(options.platform.log_json);
@@ -32,6 +33,7 @@ pub async fn run(mut options: Dev) -> anyhow::Result<ExitCode> {
     if let Some(own) = &embedded {
         options.platform.nats_monitoring_url.get_or_insert(own.nats.monitoring_url());
     }
+    options.platform.webhooks.to_loopback.get_or_insert(true);
     let servers = servers(&options.platform, embedded.as_ref())?;
     let outcome = tokio::select! {
         outcome = serve(&options, &folder, servers) => outcome,

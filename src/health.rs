@@ -107,6 +107,22 @@ impl Health {
         }));
     }
 
+    /// Looks at the lanes of the webhooks that this process works on.
+    pub fn watch_webhooks(&mut self, worker: Arc<webhooks::Worker>) {
+        self.readers.push(Box::new(move || {
+            let name = webhooks::worker::READER;
+            let Some(statuses) = worker.statuses() else {
+                let stopped = Some("it is not known yet which lanes are this process's".to_owned());
+                return vec![Reader { name, lane: name.to_owned(), position: 0, stopped }];
+            };
+            let reader = |(lane, webhooks::Status { position, stopped })| {
+                let lane = format!("{name}/{lane}");
+                Reader { name, lane, position, stopped }
+            };
+            statuses.into_iter().map(reader).collect()
+        }));
+    }
+
     async fn check(&self) -> Result<Ready, Vec<String>> {
         let end = tokio::time::timeout(ANSWER_LIMIT, self.log.end());
         let database = tokio::time::timeout(ANSWER_LIMIT, sqlx::query("select 1").execute(&self.pool));

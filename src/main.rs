@@ -9,6 +9,7 @@ mod health;
 mod history;
 mod how_long;
 mod import;
+mod limits;
 mod platform;
 mod psp_sim;
 mod read_models;
@@ -20,6 +21,7 @@ mod starter;
 mod telemetry;
 mod terms;
 mod under_way;
+mod webhooks;
 
 use std::process::ExitCode;
 
@@ -55,6 +57,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Serve(options) => serve::run(options).await,
         Verb::Projections(options) => read_models::run(options).await,
         Verb::Sagas(options) => under_way::run(options).await,
+        Verb::Webhooks(options) => webhooks::run(options).await,
         Verb::Import(options) => import::run(options).await,
         Verb::History(options) => history::run(options).await,
         Verb::Demo(options) => demo::run(options).await,

@@ -30,6 +30,9 @@ use crate::health::Health;
 const USUAL_PORT: u16 = 8080;
 const USUAL_ADMIN_PORT: u16 = 8081;
 
+/// Roles that operators look after.
+const OPERATED: [Role; 3] = [Role::Projections, Role::Sagas, Role::Webhooks];
+
 /// How long requests under way may take to end.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 
@@ -68,7 +71,10 @@ struct Shared {
     builds: projections::Builds,
     projections: Option<Arc<projections::Worker>>,
     sagas: Option<Arc<sagas::Worker>>,
+    webhooks: Option<Arc<webhooks::Worker>>,
     unsafe_log: Vec<String>,
+    /// Becomes true when the platform is to stop.
+    stopped: watch::Receiver<bool>,
 }
 
 impl Platform {
@@ -82,7 +88,9 @@ impl Platform {
         database_url: &str,
         roles: &[Role],
     ) -> anyhow::Result<Self> {
-        let mut shared = Shared::open(options, nats_url, database_url).await?;
+        crate::limits::raise_open_files();
+        let (stop, stopped) = watch::channel(false);
+        let mut shared = Shared::open(options, nats_url, database_url, stopped.clone()).await?;
         let log_was_empty = shared.log.end().await? == 0;
         let mut health = Health::new(
             shared.pool.clone(),
@@ -91,9 +99,8 @@ impl Platform {
             Duration::from_secs(options.standstill_limit_s),
         );
         let mut workers = JoinSet::new();
-        let (stop, stopped) = watch::channel(false);
         let mut router = utoipa_axum::router::OpenApiRouter::with_openapi(crate::serve::description());
-        for role in [Role::CommandApi, Role::QueryApi, Role::Projections, Role::Sagas] {
+        for role in [Role::CommandApi, Role::QueryApi, Role::Projections, Role::Sagas, Role::Webhooks] {
             if roles.contains(&role) {
                 router = shared.start_role(role, options, router, &mut workers, &mut health).await?;
             }
@@ -107,15 +114,21 @@ impl Platform {
             let stopped = stopped.clone();
             sharing.spawn(async move { worker.run(stopped).await });
         }
+        if let Some(worker) = shared.webhooks.take() {
+            let stopped = stopped.clone();
+            sharing.spawn(async move { worker.run(stopped).await });
+        }
         let read_models = shared.read_models.clone();
         workers.spawn(async move { read_models.run().await });
-        let admin = match roles.contains(&Role::Projections) || roles.contains(&Role::Sagas) {
+        let admin = match roles.iter().any(|role| OPERATED.contains(role)) {
             true => Some(listen(options.admin_host, options.admin_port, USUAL_ADMIN_PORT).await?),
             false => None,
         };
         let admin_address = admin.as_ref().map(TcpListener::local_addr).transpose()?;
         if let Some(listener) = admin {
-            let app = crate::serve::admin_app(shared.builds.clone());
+            let endpoints =
+                webhooks::Endpoints::new(shared.pool.clone(), shared.log.clone(), options.webhooks.rules());
+            let app = crate::serve::admin_app(shared.builds.clone(), endpoints);
             workers.spawn(async move {
                 if let Err(error) = axum::serve(listener, app).await {
                     tracing::error!(%error, "the admin API ended");
@@ -157,7 +170,7 @@ impl Platform {
         // Lanes are given back, so that nobody waits for them.
         let given_back = async { while self.sharing.join_next().await.is_some() {} };
         if tokio::time::timeout(DRAIN_LIMIT, given_back).await.is_err() {
-            tracing::warn!("the projections or the sagas did not end in time");
+            tracing::warn!("the projections, the sagas or the webhooks did not end in time");
         }
         self.sharing.shutdown().await;
         self.workers.shutdown().await;
@@ -166,7 +179,12 @@ impl Platform {
 }
 
 impl Shared {
-    async fn open(options: &config::Platform, nats_url: &str, database_url: &str) -> anyhow::Result<Self> {
+    async fn open(
+        options: &config::Platform,
+        nats_url: &str,
+        database_url: &str,
+        stopped: watch::Receiver<bool>,
+    ) -> anyhow::Result<Self> {
         let connection = connect_nats(nats_url).await?;
         let settings =
             LogSettings { replicas: options.log_replicas, bytes_max: options.log_bytes_max.unwrap_or(-1) };
@@ -177,6 +195,7 @@ impl Shared {
         let pool = connect_postgres(database_url, options.database_connections_max).await?;
         let all = projections::all();
         projections::set_up(&all, &pool).await.context("the read models' tables can't be made")?;
+        webhooks::set_up(&pool).await.context("the webhooks' tables can't be made")?;
         let unsafe_log = crate::safety::reasons(options, &settings, &jetstream, &pool).await?;
         let (log, clock): (Arc<dyn EventLog>, _) = (Arc::new(jetstream), Clock::system());
         let sandbox = Sandbox::open(pool.clone(), clock.clone(), Arc::new(timers.clone())).await?;
@@ -201,7 +220,9 @@ impl Shared {
             builds,
             projections: None,
             sagas: None,
+            webhooks: None,
             unsafe_log,
+            stopped,
         })
     }
 
@@ -229,15 +250,20 @@ impl Shared {
                 })
             }
             Role::QueryApi => {
-                let limit = Duration::from_millis(options.freshness_limit_ms);
-                let (pool, read_models) = (self.pool.clone(), self.read_models.clone());
-                let api = Arc::new(QueryApi::new(pool, read_models, limit, options.terms()));
-                let (looking, feed) = (api.clone(), self.feed.clone());
-                workers.spawn(async move { looking.run(feed).await });
+                let api = Arc::new(QueryApi::new(
+                    self.pool.clone(),
+                    self.read_models.clone(),
+                    self.feed.clone(),
+                    &options.query_settings(),
+                    options.terms(),
+                    self.stopped.clone(),
+                ));
+                let looking = api.clone();
+                workers.spawn(async move { looking.run().await });
                 router.merge(query_api::router(api))
             }
             // Over another log, they would skip what is in it, or do again what was done.
-            Role::Projections | Role::Sagas if !self.unsafe_log.is_empty() => router,
+            Role::Projections | Role::Sagas | Role::Webhooks if !self.unsafe_log.is_empty() => router,
             Role::Projections => {
                 let worker = Arc::new(projections::Worker::new(self.builds.clone()));
                 health.watch_projections(worker.clone());
@@ -246,6 +272,14 @@ impl Shared {
             }
             Role::Sagas => {
                 self.start_sagas(options, health).await?;
+                router
+            }
+            Role::Webhooks => {
+                let (feed, pool, clock) = (self.feed.clone(), self.pool.clone(), self.clock.clone());
+                let worker = webhooks::Worker::new(feed, pool, clock, options.webhooks.settings());
+                let worker = Arc::new(worker);
+                health.watch_webhooks(worker.clone());
+                self.webhooks = Some(worker);
                 router
             }
         })

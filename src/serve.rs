@@ -62,8 +62,8 @@ pub fn app(roles: OpenApiRouter, health: Arc<Health>) -> Router {
 }
 
 /// The operators' app.
-pub fn admin_app(builds: projections::Builds) -> Router {
-    with_problems(crate::admin::router(builds))
+pub fn admin_app(builds: projections::Builds, endpoints: webhooks::Endpoints) -> Router {
+    with_problems(crate::admin::router(builds, endpoints))
 }
 
 /// Whatever else is asked, or goes wrong, is answered as a problem.

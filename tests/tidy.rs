@@ -23,7 +23,9 @@ fn sources() -> Vec<(PathBuf, String)> {
         }
     }
     let mut found = Vec::new();
-    for folder in ["src", "domain", "infra", "command-api", "projections", "query-api", "sagas", "tests"] {
+    for folder in
+        ["src", "domain", "infra", "command-api", "projections", "query-api", "sagas", "webhooks", "tests"]
+    {
         walk(&root().join(folder), &mut found);
     }
     assert!(found.len() > 50, "the walk misses most of the project");
@@ -69,6 +71,7 @@ fn dependencies_point_one_way() {
         ("projections", vec!["domain", "infra"]),
         ("query-api", vec!["domain", "infra", "projections"]),
         ("sagas", vec!["domain", "infra"]),
+        ("webhooks", vec!["domain", "infra"]),
     ];
     let crates: Vec<_> = allowed.iter().map(|(name, _)| *name).collect();
     for (name, allowed) in &allowed {
@@ -105,6 +108,7 @@ fn the_maps_name_what_exists() {
                 "projections/",
                 "query-api/",
                 "sagas/",
+                "webhooks/",
                 "src/",
                 "tests/",
                 "benches/",

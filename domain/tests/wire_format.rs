@@ -10,6 +10,7 @@ use domain::commit::{DecodeError, ENVELOPE_VERSION, Hash};
 use domain::order::{Address, Buyer, Customer, Line, Parcel, Reason, Reversal, Units};
 use domain::payment::Operation;
 use domain::product::{Changes, Details};
+use domain::public::{self, Audience};
 use domain::totals::{Shipping, Tax, Totals};
 use domain::{CommandId, Commit, Event, Money, OrderId, QuoteId, RecordedEvent};
 use domain::{cart, order, payment, product, stock};
@@ -275,6 +276,57 @@ fn every_type_has_its_present_form() {
         assert_eq!(domain::schema::current(&recorded.kind), Some(recorded.schema), "{}", recorded.kind);
         assert!(!recorded.is_newer());
     }
+}
+
+/// Whoever adds a type decides what of it may be seen outside: in `domain::public`, one way or the other.
+#[test]
+fn every_type_says_who_may_see_it() {
+    let all: BTreeSet<String> = all().into_iter().map(|event| event.kind).collect();
+    let shown: BTreeSet<&str> = public::kinds(Audience::Shop).chain(public::HIDDEN.iter().copied()).collect();
+    let undecided: Vec<_> = all.iter().filter(|kind| !shown.contains(kind.as_str())).collect();
+    assert!(undecided.is_empty(), "to be shown in domain/src/public.rs, or hidden there: {undecided:?}");
+    assert!(public::kinds(Audience::Buyer).all(|kind| shown.contains(kind)));
+}
+
+#[test]
+fn nobody_outside_sees_personal_data_or_what_opens_doors() {
+    let older = include_str!("older_forms.jsonl").lines().map(|line| serde_json::from_str(line).unwrap());
+    for event in all().into_iter().chain(older) {
+        for audience in [Audience::Buyer, Audience::Shop] {
+            let shown = serde_json::to_string(&public::data(&event, audience)).unwrap();
+            for secret in [
+                "example.com\"",
+                "High Street",
+                "Alice",
+                "tok_",
+                "p-1",
+                "p-2",
+                "refund:1",
+                "17850",
+                "personal",
+                "LS1",
+            ] {
+                assert!(!shown.contains(secret), "{} shows {secret} to {audience:?}: {shown}", event.kind);
+            }
+        }
+        let buyer = serde_json::to_string(&public::data(&event, Audience::Buyer)).unwrap();
+        assert!(!buyer.contains("cart_id") && !buyer.contains("insufficient_funds"), "{buyer}");
+    }
+}
+
+#[test]
+fn what_is_shown_has_the_present_form_and_no_field_that_was_not_named() {
+    let older = include_str!("older_forms.jsonl").lines().next().unwrap();
+    let placed: RecordedEvent = serde_json::from_str(older).unwrap();
+    let shown = public::data(&placed, Audience::Buyer).unwrap();
+    assert_eq!(shown.keys().collect::<Vec<_>>(), ["country", "lines", "total"], "{older}");
+    let mut newer = all().remove(4);
+    newer.data =
+        RawValue::from_string(r#"{"quantity":3,"supplier_email":"bob@example.com"}"#.into()).unwrap();
+    assert_eq!(public::data(&newer, Audience::Shop).unwrap().keys().collect::<Vec<_>>(), ["quantity"]);
+    assert_eq!(public::data(&newer, Audience::Buyer), None);
+    newer.kind = "stock.teleported".into();
+    assert_eq!(public::data(&newer, Audience::Shop), None);
 }
 
 /// Every form that an event ever had, as it was written, and what it is today: lines are only added.

@@ -13,8 +13,14 @@ pub const APPEND_ACKNOWLEDGED: &str = "append.acknowledged";
 pub const COMMAND_DONE: &str = "command.done";
 /// A part of a snapshot is about to be saved.
 pub const SNAPSHOT_SAVED: &str = "snapshot.saved";
+/// The webhooks' checkpoint has moved, in a transaction that is not committed.
+pub const WEBHOOK_CHECKPOINT: &str = "webhook.checkpoint";
+/// Webhooks are claimed, and not sent.
+pub const WEBHOOK_CLAIMED: &str = "webhook.claimed";
+/// A webhook has arrived, and this is not written down.
+pub const WEBHOOK_SENT: &str = "webhook.sent";
 
-/// All of them.
+/// All on the way of a command.
 pub const ALL: [&str; 5] = [BATCH_HALF_SENT, APPEND_SENT, APPEND_ACKNOWLEDGED, COMMAND_DONE, SNAPSHOT_SAVED];
 
 /// Reads what the environment says.
@@ -24,7 +30,7 @@ pub fn set_up() {
 }
 
 /// Dies here, if it was said so.
-pub(crate) fn may_die(here: &str) {
+pub fn may_die(here: &str) {
     let _ = here;
     fail::fail_point!(here, |_| std::process::abort());
 }

@@ -15,7 +15,7 @@ use crate::projection::{Happened, Key, Projection, Writer};
 use crate::rows::Rows;
 use rows::{About, ParcelRow, Quote, Row, Step};
 
-pub use view::{Order, Parcel, Refund, TimelineEntry, Whole, order};
+pub use view::{Extent, Order, Parcel, Refund, TimelineEntry, Whole, extent, order};
 
 pub const NAME: &str = "orders";
 

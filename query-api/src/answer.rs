@@ -22,7 +22,7 @@ const LIMIT_MAX: i64 = 100;
 const SHARED: &str = "public, max-age=1, stale-while-revalidate=30";
 
 /// Concerns one person.
-const PRIVATE: &str = "private, no-store";
+pub(crate) const PRIVATE: &str = "private, no-store";
 
 /// Nothing to keep: it says what is not there, or what was asked for in a hurry.
 const NOT_KEPT: &str = "no-store";
@@ -60,6 +60,12 @@ fn min_log_position(headers: &HeaderMap) -> Result<u64, Problem> {
 impl Asked {
     pub fn min_log_position(&self) -> u64 {
         self.min_log_position
+    }
+
+    /// At least this position, and nothing older will do.
+    pub fn exactly(&self, position: u64) -> Self {
+        let min_log_position = self.min_log_position.max(position);
+        Self { min_log_position, stale_is_fine: false, none_match: None }
     }
 }
 

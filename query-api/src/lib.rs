@@ -2,6 +2,7 @@
 
 mod answer;
 mod carts;
+mod order_events;
 mod orders;
 mod product_cache;
 mod products;
@@ -16,36 +17,55 @@ use domain::terms::Terms;
 use infra::feed::Feed;
 use infra::read_models::ReadModels;
 use sqlx::PgPool;
+use tokio::sync::watch;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use order_events::Streams;
 use product_cache::ProductCache;
 
+/// What an operator can choose.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// A query waits so long for its `Min-Log-Position`.
+    pub freshness_limit: Duration,
+    /// Most streams of orders' events that are open at a time.
+    pub order_streams_max: usize,
+    /// How often a stream says that it's alive.
+    pub heartbeat: Duration,
+}
+
 /// What the query API works with.
-#[derive(Debug)]
 pub struct QueryApi {
     pool: PgPool,
     read_models: Arc<ReadModels>,
+    feed: Arc<Feed>,
     freshness_limit: Duration,
     terms: Arc<Terms>,
     products: ProductCache,
+    streams: Streams,
 }
 
 impl QueryApi {
-    /// A query waits up to the limit for its `Min-Log-Position`.
+    /// What goes on for long ends when `stopped` becomes true.
     #[must_use]
     pub fn new(
         pool: PgPool,
         read_models: Arc<ReadModels>,
-        freshness_limit: Duration,
+        feed: Arc<Feed>,
+        settings: &Settings,
         terms: Arc<Terms>,
+        stopped: watch::Receiver<bool>,
     ) -> Self {
-        Self { pool, read_models, freshness_limit, terms, products: ProductCache::default() }
+        let streams = Streams::new(settings.order_streams_max, settings.heartbeat, stopped);
+        let (freshness_limit, products) = (settings.freshness_limit, ProductCache::default());
+        Self { pool, read_models, feed, freshness_limit, terms, products, streams }
     }
 
-    /// Looks at the log, to know which answers are true still. Runs until it's dropped.
-    pub async fn run(&self, feed: Arc<Feed>) {
-        self.products.run(feed).await;
+    /// Looks at the log: to know which answers are true still, and what happens to orders that somebody
+    /// follows. Runs until it's dropped.
+    pub async fn run(&self) {
+        tokio::join!(self.products.run(self.feed.clone()), self.streams.live.run(self.feed.clone()));
     }
 }
 
@@ -59,6 +79,7 @@ pub fn router(api: Arc<QueryApi>) -> OpenApiRouter {
         .routes(routes!(carts::get))
         .routes(routes!(shipping::methods))
         .routes(routes!(orders::get))
+        .routes(routes!(order_events::stream))
         .routes(routes!(reports::sales))
         .with_state(api)
 }

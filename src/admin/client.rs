@@ -68,8 +68,12 @@ impl Client {
     }
 
     pub async fn cancel(&self, name: &str) -> anyhow::Result<()> {
-        let (status, body) =
-            self.send(Method::POST, &format!("/projections/{}/cancel", segment(name)), None).await?;
+        self.act(Method::POST, &format!("/projections/{}/cancel", segment(name))).await
+    }
+
+    /// Where there is nothing to be answered.
+    pub async fn act(&self, method: Method, path: &str) -> anyhow::Result<()> {
+        let (status, body) = self.send(method, path, None).await?;
         anyhow::ensure!(status.is_success(), "{}", words(status, &body));
         Ok(())
     }

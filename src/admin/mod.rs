@@ -3,6 +3,7 @@
 pub mod client;
 pub mod dead_letters;
 pub mod sagas;
+pub mod webhooks;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,11 +62,11 @@ pub struct Versions {
 }
 
 /// The admin API's routes.
-pub fn router(builds: Builds) -> Router {
+pub fn router(builds: Builds, endpoints: ::webhooks::Endpoints) -> Router {
     #[derive(OpenApi)]
     #[openapi(info(
         title = "Cartulary, for operators",
-        description = "Read models: their state, rebuilds, verification, dead letters; and sagas that are under way."
+        description = "Read models: their state, rebuilds, verification, dead letters; sagas that are under way; and webhooks."
     ))]
     struct Admin;
     let routes = OpenApiRouter::with_openapi(Admin::openapi())
@@ -80,7 +81,8 @@ pub fn router(builds: Builds) -> Router {
         .routes(routes!(roll_back))
         .merge(dead_letters::routes())
         .merge(sagas::routes())
-        .with_state(Arc::new(builds));
+        .with_state(Arc::new(builds))
+        .merge(webhooks::routes().with_state(endpoints));
     let (router, document) = routes.split_for_parts();
     let document = Arc::new(document);
     router.route("/openapi.json", get(async move || Json(document.as_ref().clone())))

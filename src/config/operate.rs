@@ -6,6 +6,8 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use uuid::Uuid;
 
+use crate::history::filter::Moment;
+
 #[derive(Debug, Clone, Args)]
 pub struct Projections {
     #[command(subcommand)]
@@ -106,6 +108,93 @@ pub enum SagasWhat {
         /// Why; it is recorded in the log.
         #[arg(long)]
         reason: String,
+    },
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct Webhooks {
+    #[command(subcommand)]
+    pub what: WebhooksWhat,
+    /// URL of the admin API of a running instance [default: of the one whose data folder this is]
+    #[arg(long, env = "CARTULARY_ADMIN_URL", global = true)]
+    pub admin_url: Option<String>,
+    /// Data folder of the instance that is meant.
+    #[arg(long, env = "CARTULARY_DATA_DIR", default_value = "data", global = true)]
+    pub data_dir: PathBuf,
+    /// As JSON.
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub enum WebhooksWhat {
+    /// The endpoints, and how each is doing.
+    List,
+    /// Register an endpoint, which is sent what happens from now on. Prints its secret, this once.
+    Add {
+        /// Where to send it, with https.
+        url: String,
+        /// Types of events, separated by commas; a * at the end stands for anything, as in order.*
+        #[arg(long, value_delimiter = ',', default_value = "*")]
+        types: Vec<String>,
+    },
+    /// Send an endpoint nothing more, and forget what waits for it.
+    Remove {
+        /// The endpoint's id.
+        id: Uuid,
+    },
+    /// Send an endpoint nothing until it is resumed.
+    Pause {
+        /// The endpoint's id.
+        id: Uuid,
+    },
+    /// Go on with an endpoint, and send it all that it missed while it was paused.
+    Resume {
+        /// The endpoint's id.
+        id: Uuid,
+    },
+    /// Give an endpoint a new secret, and print it, this once.
+    RotateSecret {
+        /// The endpoint's id.
+        id: Uuid,
+        /// For how long requests are signed with the old one too (90s, 15m, 24h, 7d), 30 days at most.
+        #[arg(long, value_name = "TIME", default_value = "24h", value_parser = keep)]
+        overlap: Duration,
+    },
+    /// What an endpoint was sent, and what waits for it, the last first.
+    Deliveries {
+        /// The endpoint's id.
+        id: Uuid,
+        /// Only those that are pending, delivered or dead.
+        #[arg(long)]
+        state: Option<String>,
+        /// At most so many.
+        #[arg(long, default_value_t = 100)]
+        limit: u32,
+    },
+    /// What was given up, and why. Exits with 1 if there is any.
+    DeadLetters {
+        /// At most so many.
+        #[arg(long, default_value_t = 100)]
+        limit: u32,
+    },
+    /// Try what was given up again.
+    Retry {
+        /// The endpoint's id.
+        id: Uuid,
+        /// Only this one, by its webhook-id; one that waits is sent at once.
+        message: Option<String>,
+    },
+    /// Send an endpoint all events of its types again from there on, by the ids that they had.
+    Replay {
+        /// The endpoint's id.
+        id: Uuid,
+        /// From this position in the log on.
+        #[arg(long, value_name = "POSITION", required_unless_present = "since")]
+        from: Option<u64>,
+        /// From this moment on: a time (2026-11-23, 2026-11-23T10:00:00Z), or how long ago (90s, 15m, 2h, 7d).
+        #[arg(long, value_name = "TIME", conflicts_with = "from")]
+        since: Option<Moment>,
     },
 }
 

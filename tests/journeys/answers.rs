@@ -214,7 +214,7 @@ async fn the_document_describes_every_route() {
     assert_eq!((health.status.as_u16(), &health.body), (200, &json!({"status": "ok"})));
     let ready = shop.get("/readyz").await;
     let readers: Vec<&String> = ready.body["readers"].as_object().expect("readers").keys().collect();
-    assert_eq!(readers, ["carts", "catalog", "orders", "sagas", "sales", "search"]);
+    assert_eq!(readers, ["carts", "catalog", "orders", "sagas", "sales", "search", "webhooks"]);
     let unknown: Value = shop.get("/v1/nothing").await.body;
     assert_eq!(unknown["code"], "not_found");
     assert_eq!(
@@ -230,6 +230,7 @@ fn is_the_contract(routes: &[String]) {
         "GET /v1/carts/{id}",
         "GET /v1/categories",
         "GET /v1/orders/{id}",
+        "GET /v1/orders/{id}/events",
         "GET /v1/products",
         "GET /v1/products/{sku}",
         "GET /v1/reports/sales",

@@ -1,10 +1,12 @@
 //! Buyers, several processes with the sagas, a log, a provider and timers on which everything goes wrong; then
 //! the whole log and the provider's ledger are held against each other.
 
+mod buyers;
 mod checks;
 mod clerk;
 mod provider;
 mod timers;
+mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -32,9 +34,11 @@ use uuid::Uuid;
 use super::mutants::{self, Mutated};
 use crate::support::faulty_log::{Call, Fault, FaultyLog, Plan};
 use crate::support::story::{buyer, terms};
+use buyers::buy;
 use checks::{all_is_well, branches};
 use provider::{Booked, Provider, Trouble};
 use timers::SimulatedTimers;
+use world::World;
 
 /// What is done wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,173 +92,6 @@ const TOKENS: [&str; 8] = [
     "tok_refund_refused",
 ];
 
-struct World {
-    seed: u64,
-    log: Mutated,
-    memory: MemoryLog,
-    clock: Clock,
-    provider: Provider,
-    timers: Arc<SimulatedTimers>,
-    calm: Calm,
-    mutant: Mutant,
-    limits: Limits,
-    /// What the operator wants given up.
-    given_up: Mutex<BTreeSet<OrderId>>,
-    crashes: AtomicU64,
-}
-
-impl World {
-    fn new(seed: u64, mutant: Mutant, random: &mut fastrand::Rng) -> Self {
-        let wrong = match mutant {
-            Mutant::Forgetful => mutants::Mutant::Forgetful,
-            Mutant::Blind => mutants::Mutant::Blind,
-            _ => mutants::Mutant::None,
-        };
-        let (memory, calm) = (MemoryLog::default(), Calm::default());
-        let began = tokio::time::Instant::now();
-        let clock = Clock::from_fn(move || DateTime::<Utc>::UNIX_EPOCH + began.elapsed());
-        Self {
-            seed,
-            log: Mutated::new(memory.clone(), wrong),
-            memory,
-            provider: Provider::new(random.fork(), clock.clone(), calm.clone(), mutant),
-            timers: Arc::new(SimulatedTimers::new(random.fork(), calm.clone())),
-            clock,
-            calm,
-            mutant,
-            limits: limits(random),
-            given_up: Mutex::default(),
-            crashes: AtomicU64::default(),
-        }
-    }
-
-    /// A process's way to the log, on which things go wrong until it's calm.
-    fn way_to_the_log(&self, mut random: fastrand::Rng) -> FaultyLog {
-        let (wrong, calm) = (random.u32(0..=15), self.calm.clone());
-        let plan: Plan = Box::new(move |call| {
-            let faults = [Fault::Lost, Fault::AnswerLost, Fault::Late, Fault::Refused];
-            let fault = match (!calm.is_calm() && random.u32(0..100) < wrong, call) {
-                (false, _) => Fault::None,
-                (true, Call::Load) => Fault::Unreadable,
-                (true, _) => random.choice(faults).unwrap_or(Fault::Lost),
-            };
-            (fault, Duration::from_millis(random.u64(0..=10)))
-        });
-        FaultyLog::new(self.log.clone(), plan)
-    }
-
-    fn process(&self, random: fastrand::Rng) -> (Arc<FaultyLog>, Arc<Executors>, Executor<Checkout>) {
-        let log = Arc::new(self.way_to_the_log(random));
-        let writer = Writer::new(log.clone(), writer::Settings::default());
-        let snapshots: Arc<dyn Snapshots> = Arc::new(MemorySnapshots::default());
-        let settings = execute::Settings {
-            idempotency_keep: Duration::from_secs(24 * 3_600),
-            cached_aggregates_max: 1_000,
-        };
-        let executors = Executors::new(&writer, &snapshots, &self.clock, &settings);
-        (log, Arc::new(executors), Executor::new(&writer, &snapshots, &self.clock, &settings))
-    }
-
-    /// A process with the sagas that dies and comes again, until it's calm; then it works on for ever.
-    async fn saga_process(self: Arc<Self>, mut random: fastrand::Rng) {
-        let mut checkpoint = 0;
-        loop {
-            let (log, executors, checkouts) = self.process(random.fork());
-            let sagas = Arc::new(Sagas {
-                feed: Feed::new(log),
-                clock: self.clock.clone(),
-                executors,
-                checkouts,
-                providers: Providers::new([Arc::new(self.provider.clone()) as Arc<dyn PaymentProvider>]),
-                timers: self.timers.clone(),
-                settings: sagas::Settings {
-                    limits: self.limits.clone(),
-                    patience: sagas::Patience::default(),
-                },
-                index: Index::default(),
-            });
-            let following = Following::new(sagas.clone(), 0..=63, checkpoint);
-            let dies = async {
-                tokio::time::sleep(Duration::from_millis(random.u64(50..8_000))).await;
-                if self.calm.is_calm() {
-                    std::future::pending().await
-                }
-            };
-            tokio::select! {
-                biased;
-                () = dies => {}
-                () = following.run() => {}
-                () = self.fire_timers(&sagas) => {}
-            }
-            self.crashes.fetch_add(1, Ordering::Relaxed);
-            checkpoint = match self.mutant {
-                Mutant::AcknowledgedEarly => self.memory.end().await.expect("an end"),
-                _ => following.done(),
-            };
-            drop(following);
-            tokio::time::sleep(Duration::from_millis(random.u64(1..2_000))).await;
-        }
-    }
-
-    /// Gives up what is shipped and can't be paid, as somebody has to in the end.
-    async fn operator(self: Arc<Self>, random: fastrand::Rng) {
-        let (_, _, checkouts) = self.process(random);
-        loop {
-            tokio::time::sleep(Duration::from_secs(20)).await;
-            for client in 0..BUYERS {
-                let order_id = OrderId(Uuid::from_u128(2_100 + client));
-                let Ok(checkout) = checkouts.load(order_id).await else { continue };
-                let summary = checkout.state.summary();
-                if summary.is_some_and(|summary| summary.stage == "capture_stuck") {
-                    self.given_up.lock().expect("no panic").insert(order_id);
-                }
-            }
-        }
-    }
-
-    /// Timers fire for every process that is there, so often for several at a time.
-    async fn fire_timers(&self, sagas: &Arc<Sagas>) {
-        let mut firing = JoinSet::new();
-        loop {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            while firing.try_join_next().is_some() {}
-            for order_id in std::mem::take(&mut *self.given_up.lock().expect("no panic")) {
-                let sagas = sagas.clone();
-                firing.spawn(async move {
-                    // The operator calls again, if it is still stuck.
-                    let _ = sagas.abandon(order_id, "written off".into(), DateTime::UNIX_EPOCH).await;
-                });
-            }
-            for timer in self.timers.due(self.clock.now()) {
-                if self.mutant == Mutant::TimerLost {
-                    self.timers.done(&timer);
-                }
-                let (sagas, timers) = (sagas.clone(), self.timers.clone());
-                firing.spawn(async move {
-                    sagas.fire(&timer).await;
-                    timers.done(&timer);
-                });
-            }
-        }
-    }
-}
-
-/// Short and long ones, so that each of them passes now and then.
-fn limits(random: &mut fastrand::Rng) -> Limits {
-    let hold = chrono::Duration::milliseconds(random.choice([60, 20_000, 60_000]).unwrap_or(60));
-    let mut seconds = |choice: [i64; 3]| chrono::Duration::seconds(random.choice(choice).unwrap_or(30));
-    Limits {
-        hold,
-        authorization: seconds([10, 30, 300]),
-        challenge: seconds([10, 60, 300]),
-        capture: seconds([20, 600, 3_600]),
-        shipment: Some(seconds([60, 600, 600])),
-        capture_at: random
-            .choice([CaptureAt::Confirmation, CaptureAt::Shipment])
-            .unwrap_or(CaptureAt::Confirmation),
-    }
-}
-
 fn gbp(amount: i64) -> Money {
     Money::new(amount, "GBP".parse().expect("a currency"))
 }
@@ -291,58 +128,6 @@ where
             Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
         }
     }
-}
-
-/// Buys something, one way or another, and now and then thinks better of it.
-async fn buy(client: u128, shop: Arc<Executors>, mut random: fastrand::Rng) {
-    tokio::time::sleep(Duration::from_millis(random.u64(0..20_000))).await;
-    let cart_id = CartId(Uuid::from_u128(1_000 + client));
-    let order_id = OrderId(Uuid::from_u128(2_000 + client));
-    assert!(insist(&shop.carts, cart_id, &request(client, "create"), cart::Command::Create).await);
-    let offer = Offer { title: "A thing".into(), price: gbp(random.i64(1..5_000)) };
-    let mut offers = BTreeMap::new();
-    for sku in SKUS.iter().take(random.usize(1..=SKUS.len())) {
-        let (step, sku): (String, Sku) = (format!("line {sku}"), sku.parse().expect("a SKU"));
-        offers.insert(sku.clone(), offer.clone());
-        let set = cart::Command::SetLine { sku, quantity: random.u32(1..3), offer: Some(offer.clone()) };
-        assert!(insist(&shop.carts, cart_id, &request(client, &step), set).await);
-    }
-    let token = random.choice(TOKENS).expect("one");
-    let quote_id = QuoteId(Uuid::from_u128(3_000 + client));
-    let terms = Arc::new(terms());
-    let asked = AskQuote {
-        quote_id,
-        country: "GB".into(),
-        region: None,
-        shipping_method: Some("post".into()),
-        offers: offers.clone(),
-        terms: terms.clone(),
-        now: DateTime::UNIX_EPOCH,
-    };
-    let is_quoted = client.is_multiple_of(2);
-    if is_quoted {
-        let quote = cart::Command::Quote(Box::new(asked));
-        assert!(insist(&shop.carts, cart_id, &request(client, "quote"), quote).await);
-    }
-    let check_out = cart::Command::CheckOut(Box::new(CheckOut {
-        order_id,
-        quote_id: is_quoted.then_some(quote_id),
-        shipping_method: None,
-        offers,
-        expected_total: None,
-        payment: PaymentMethod { method: "sandbox".into(), token: token.into() },
-        buyer: buyer(),
-        terms,
-        now: DateTime::UNIX_EPOCH,
-    }));
-    assert!(insist(&shop.carts, cart_id, &request(client, "check out"), check_out).await);
-    if random.u32(0..3) == 0 {
-        tokio::time::sleep(Duration::from_millis(random.u64(0..60_000))).await;
-        // Refused, if it is not placed yet, or cancelled or shipped by then.
-        insist(&shop.orders, order_id, &request(client, "cancel"), order::Command::RequestCancellation).await;
-    }
-    tokio::time::sleep(Duration::from_millis(random.u64(0..60_000))).await;
-    clerk::after_sales(client, order_id, &shop, &mut random).await;
 }
 
 /// Everything that every checkout recorded says that it's over.

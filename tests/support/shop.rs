@@ -60,6 +60,16 @@ impl Roles {
         arguments: &[&str],
         fail_points: &str,
     ) -> Self {
+        Self::start_with(nats_url, database_url, arguments, &[("FAILPOINTS", fail_points)]).await
+    }
+
+    /// Starts roles with something more in their environment.
+    pub async fn start_with(
+        nats_url: &str,
+        database_url: &str,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Self {
         let mut command = Command::new(PROGRAM);
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let mut process = command
@@ -67,7 +77,7 @@ impl Roles {
             .args(arguments)
             .env("NATS_URL", nats_url)
             .env("DATABASE_URL", database_url)
-            .env("FAILPOINTS", fail_points)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -75,7 +85,7 @@ impl Roles {
             .expect("the program starts");
         kill_at_the_end(process.id());
         let mut output = std::io::BufReader::new(process.stdout.take().expect("its output"));
-        let has_admin = arguments.iter().any(|role| ["projections", "sagas"].contains(role));
+        let has_admin = arguments.iter().any(|role| ["projections", "sagas", "webhooks"].contains(role));
         let told = tokio::task::spawn_blocking(move || {
             let mut told = |before: &str| {
                 let mut line = String::new();
@@ -194,6 +204,11 @@ pub async fn operate(admin: &str, arguments: &[&str]) -> (bool, String) {
 /// The same with `cartulary sagas`.
 pub async fn operate_sagas(admin: &str, arguments: &[&str]) -> (bool, String) {
     run_verb("sagas", admin, arguments).await
+}
+
+/// The same with `cartulary webhooks`.
+pub async fn operate_webhooks(admin: &str, arguments: &[&str]) -> (bool, String) {
+    run_verb("webhooks", admin, arguments).await
 }
 
 async fn run_verb(verb: &str, admin: &str, arguments: &[&str]) -> (bool, String) {

@@ -58,7 +58,7 @@ pub struct Problem {
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct FieldProblem {
     detail: String,
-    /// JSON pointer (RFC 6901) into the request's body.
+    /// JSON pointer (RFC 6901) into the request's body, or `/` and the name of a header or parameter.
     #[schema(example = "/price/amount")]
     pointer: String,
 }
@@ -122,6 +122,14 @@ impl Problem {
     /// 400: a parameter behind the `?`, or a header, is not of its form.
     pub fn bad_parameter(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "invalid_parameter", detail)
+    }
+
+    /// 400 for one header or parameter, which the pointer names.
+    pub fn bad_parameter_at(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
+        let (pointer, detail) = (pointer.into(), detail.into());
+        let mut problem = Self::bad_parameter(format!("{} {detail}", pointer.trim_start_matches('/')));
+        problem.errors = vec![FieldProblem { detail, pointer }];
+        problem
     }
 
     /// 503: nothing is wrong with the request; to be sent again after this time.

@@ -103,3 +103,30 @@ pub async fn order(pool: &PgPool, model: &ReadModel, id: Uuid) -> Result<(Option
     let position = snapshot.position().await?;
     Ok((order.map(|order| Whole { order, refunds, parcels, timeline }), position))
 }
+
+/// Positions of the last events of an order's own streams; 0 where there are none yet.
+#[derive(Debug, Clone, Copy, Default, FromRow)]
+pub struct Extent {
+    pub order: i64,
+    pub payment: i64,
+}
+
+/// How far an order's streams reach in the log, if there is such an order, and the position at which this is true.
+///
+/// # Errors
+/// Postgres does not answer.
+pub async fn extent(
+    pool: &PgPool,
+    model: &ReadModel,
+    id: Uuid,
+) -> Result<(Option<Extent>, u64), sqlx::Error> {
+    let mut snapshot = model.snapshot(pool).await?;
+    let extent = sqlx::query_as(snapshot.sql(
+        r#"select coalesce(max(position) filter (where kind like 'order.%'), 0) as "order",
+                  coalesce(max(position) filter (where kind like 'payment.%'), 0) as payment
+           from {schema}.timeline where order_id = $1 having count(*) > 0"#,
+    ));
+    let extent = extent.bind(id).fetch_optional(snapshot.connection()).await?;
+    let position = snapshot.position().await?;
+    Ok((extent, position))
+}

@@ -1,0 +1,170 @@
+//! The world that all processes are in: the log, the provider, the timers, and what goes wrong in it.
+
+use super::*;
+
+pub struct World {
+    pub seed: u64,
+    pub log: Mutated,
+    pub memory: MemoryLog,
+    pub clock: Clock,
+    pub provider: Provider,
+    pub timers: Arc<SimulatedTimers>,
+    pub calm: Calm,
+    pub mutant: Mutant,
+    pub limits: Limits,
+    /// What the operator wants given up.
+    pub given_up: Mutex<BTreeSet<OrderId>>,
+    pub crashes: AtomicU64,
+}
+
+impl World {
+    pub fn new(seed: u64, mutant: Mutant, random: &mut fastrand::Rng) -> Self {
+        let wrong = match mutant {
+            Mutant::Forgetful => mutants::Mutant::Forgetful,
+            Mutant::Blind => mutants::Mutant::Blind,
+            _ => mutants::Mutant::None,
+        };
+        let (memory, calm) = (MemoryLog::default(), Calm::default());
+        let began = tokio::time::Instant::now();
+        let clock = Clock::from_fn(move || DateTime::<Utc>::UNIX_EPOCH + began.elapsed());
+        Self {
+            seed,
+            log: Mutated::new(memory.clone(), wrong),
+            memory,
+            provider: Provider::new(random.fork(), clock.clone(), calm.clone(), mutant),
+            timers: Arc::new(SimulatedTimers::new(random.fork(), calm.clone())),
+            clock,
+            calm,
+            mutant,
+            limits: limits(random),
+            given_up: Mutex::default(),
+            crashes: AtomicU64::default(),
+        }
+    }
+
+    /// A process's way to the log, on which things go wrong until it's calm.
+    pub fn way_to_the_log(&self, mut random: fastrand::Rng) -> FaultyLog {
+        let (wrong, calm) = (random.u32(0..=15), self.calm.clone());
+        let plan: Plan = Box::new(move |call| {
+            let faults = [Fault::Lost, Fault::AnswerLost, Fault::Late, Fault::Refused];
+            let fault = match (!calm.is_calm() && random.u32(0..100) < wrong, call) {
+                (false, _) => Fault::None,
+                (true, Call::Load) => Fault::Unreadable,
+                (true, _) => random.choice(faults).unwrap_or(Fault::Lost),
+            };
+            (fault, Duration::from_millis(random.u64(0..=10)))
+        });
+        FaultyLog::new(self.log.clone(), plan)
+    }
+
+    pub fn process(&self, random: fastrand::Rng) -> (Arc<FaultyLog>, Arc<Executors>, Executor<Checkout>) {
+        let log = Arc::new(self.way_to_the_log(random));
+        let writer = Writer::new(log.clone(), writer::Settings::default());
+        let snapshots: Arc<dyn Snapshots> = Arc::new(MemorySnapshots::default());
+        let settings = execute::Settings {
+            idempotency_keep: Duration::from_secs(24 * 3_600),
+            cached_aggregates_max: 1_000,
+        };
+        let executors = Executors::new(&writer, &snapshots, &self.clock, &settings);
+        (log, Arc::new(executors), Executor::new(&writer, &snapshots, &self.clock, &settings))
+    }
+
+    /// A process with the sagas that dies and comes again, until it's calm; then it works on for ever.
+    pub async fn saga_process(self: Arc<Self>, mut random: fastrand::Rng) {
+        let mut checkpoint = 0;
+        loop {
+            let (log, executors, checkouts) = self.process(random.fork());
+            let sagas = Arc::new(Sagas {
+                feed: Feed::new(log),
+                clock: self.clock.clone(),
+                executors,
+                checkouts,
+                providers: Providers::new([Arc::new(self.provider.clone()) as Arc<dyn PaymentProvider>]),
+                timers: self.timers.clone(),
+                settings: sagas::Settings {
+                    limits: self.limits.clone(),
+                    patience: sagas::Patience::default(),
+                },
+                index: Index::default(),
+            });
+            let following = Following::new(sagas.clone(), 0..=63, checkpoint);
+            let dies = async {
+                tokio::time::sleep(Duration::from_millis(random.u64(50..8_000))).await;
+                if self.calm.is_calm() {
+                    std::future::pending().await
+                }
+            };
+            tokio::select! {
+                biased;
+                () = dies => {}
+                () = following.run() => {}
+                () = self.fire_timers(&sagas) => {}
+            }
+            self.crashes.fetch_add(1, Ordering::Relaxed);
+            checkpoint = match self.mutant {
+                Mutant::AcknowledgedEarly => self.memory.end().await.expect("an end"),
+                _ => following.done(),
+            };
+            drop(following);
+            tokio::time::sleep(Duration::from_millis(random.u64(1..2_000))).await;
+        }
+    }
+
+    /// Gives up what is shipped and can't be paid, as somebody has to in the end.
+    pub async fn operator(self: Arc<Self>, random: fastrand::Rng) {
+        let (_, _, checkouts) = self.process(random);
+        loop {
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            for client in 0..BUYERS {
+                let order_id = OrderId(Uuid::from_u128(2_100 + client));
+                let Ok(checkout) = checkouts.load(order_id).await else { continue };
+                let summary = checkout.state.summary();
+                if summary.is_some_and(|summary| summary.stage == "capture_stuck") {
+                    self.given_up.lock().expect("no panic").insert(order_id);
+                }
+            }
+        }
+    }
+
+    /// Timers fire for every process that is there, so often for several at a time.
+    pub async fn fire_timers(&self, sagas: &Arc<Sagas>) {
+        let mut firing = JoinSet::new();
+        loop {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            while firing.try_join_next().is_some() {}
+            for order_id in std::mem::take(&mut *self.given_up.lock().expect("no panic")) {
+                let sagas = sagas.clone();
+                firing.spawn(async move {
+                    // The operator calls again, if it is still stuck.
+                    let _ = sagas.abandon(order_id, "written off".into(), DateTime::UNIX_EPOCH).await;
+                });
+            }
+            for timer in self.timers.due(self.clock.now()) {
+                if self.mutant == Mutant::TimerLost {
+                    self.timers.done(&timer);
+                }
+                let (sagas, timers) = (sagas.clone(), self.timers.clone());
+                firing.spawn(async move {
+                    sagas.fire(&timer).await;
+                    timers.done(&timer);
+                });
+            }
+        }
+    }
+}
+
+/// Short and long ones, so that each of them passes now and then.
+fn limits(random: &mut fastrand::Rng) -> Limits {
+    let hold = chrono::Duration::milliseconds(random.choice([60, 20_000, 60_000]).unwrap_or(60));
+    let mut seconds = |choice: [i64; 3]| chrono::Duration::seconds(random.choice(choice).unwrap_or(30));
+    Limits {
+        hold,
+        authorization: seconds([10, 30, 300]),
+        challenge: seconds([10, 60, 300]),
+        capture: seconds([20, 600, 3_600]),
+        shipment: Some(seconds([60, 600, 600])),
+        capture_at: random
+            .choice([CaptureAt::Confirmation, CaptureAt::Shipment])
+            .unwrap_or(CaptureAt::Confirmation),
+    }
+}

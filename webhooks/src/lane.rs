@@ -1,0 +1,184 @@
+//! Follows the log: for each event, a row for every endpoint that wants it, in one transaction with the checkpoint.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use infra::fail_points;
+use infra::feed::{Entry, Feed};
+use infra::lanes::{Advance, Lease};
+use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use crate::{Settings, message, outbox, replays};
+
+const BATCH_MAX: usize = 1_000;
+
+/// Shortest time from the beginning of one transaction to that of the next; what comes meanwhile shares one.
+const INTERVAL: Duration = Duration::from_millis(20);
+
+/// The same while there is no endpoint: only the checkpoint moves.
+const IDLE_INTERVAL: Duration = Duration::from_millis(100);
+
+const BACKOFF: Duration = Duration::from_secs(1);
+
+/// How often it looks for what is to be given up or forgotten.
+const TIDY_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Categories of the streams whose events may be wanted.
+const FOLLOWED: [&str; 5] = [
+    domain::product::CATEGORY,
+    domain::stock::CATEGORY,
+    domain::cart::CATEGORY,
+    domain::order::CATEGORY,
+    domain::payment::CATEGORY,
+];
+
+/// How the lane is doing, for readiness.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Everything up to here is in the outbox.
+    pub position: u64,
+    /// Why it can't go on, if it can't.
+    pub stopped: Option<String>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("the database does not answer: {0}")]
+    Unavailable(#[from] sqlx::Error),
+    /// Never skipped in silence: a build that can read it goes on from here.
+    #[error("the commit at position {0} is not readable: {1}")]
+    Unreadable(u64, String),
+    #[error("somebody else has the lane now")]
+    Lost,
+}
+
+pub(crate) struct Lane {
+    pub lease: Lease,
+    pub feed: Arc<Feed>,
+    pub pool: PgPool,
+    pub settings: Settings,
+    pub status: watch::Sender<Status>,
+    /// There may be something to send.
+    pub news: Arc<Notify>,
+}
+
+impl Lane {
+    /// Works until it's dropped, or until somebody else has the lane. Outages are waited out.
+    pub async fn run(self) {
+        tokio::select! {
+            () = self.follow_on() => {}
+            () = replays::run(&self.feed, &self.lease, &self.pool, &self.news) => {}
+            () = self.tidy() => {}
+        }
+        tracing::info!("somebody else follows the log for webhooks now");
+    }
+
+    async fn follow_on(&self) {
+        loop {
+            let Err(error) = self.follow().await;
+            if matches!(error, Error::Lost) {
+                return;
+            }
+            let reason = error.to_string();
+            if self.status.borrow().stopped.as_ref() != Some(&reason) {
+                tracing::error!(reason, "the webhooks' outbox is stopped, and tries again");
+                self.status.send_modify(|status| status.stopped = Some(reason));
+            }
+            tokio::time::sleep(BACKOFF).await;
+        }
+    }
+
+    async fn follow(&self) -> Result<Infallible, Error> {
+        let options = self.pool.connect_options().as_ref().clone();
+        // Rows and checkpoint are lost together, if they are, and made again.
+        let options = options
+            .application_name(&format!("cartulary {}/{}", self.lease.reader, self.lease.lane))
+            .options([("synchronous_commit", "off")]);
+        let mut connection = options.connect().await?;
+        let mut position = self.lease.begin(&mut connection).await?.ok_or(Error::Lost)?;
+        self.status.send_replace(Status { position, stopped: None });
+        let mut follower = self.feed.follow(position);
+        loop {
+            let batch = follower.batch(BATCH_MAX).await;
+            let begun_at = Instant::now();
+            let readable = batch.iter().take_while(|entry| unreadable(entry).is_none()).count();
+            let mut has_endpoints = true;
+            if let Some(last) = batch[..readable].last() {
+                has_endpoints = self.take_in(position, &batch[..readable], &mut connection).await?;
+                position = last.sequence;
+                self.status.send_replace(Status { position, stopped: None });
+            }
+            if let Some(entry) = batch.get(readable) {
+                return Err(Error::Unreadable(entry.sequence, unreadable(entry).unwrap_or_default()));
+            }
+            // Who is far behind does not keep others waiting who read with it.
+            if batch.len() < BATCH_MAX {
+                let interval = if has_endpoints { INTERVAL } else { IDLE_INTERVAL };
+                tokio::time::sleep_until(begun_at + interval).await;
+            }
+        }
+    }
+
+    /// Whether there are endpoints.
+    async fn take_in(
+        &self,
+        from: u64,
+        batch: &[Arc<Entry>],
+        connection: &mut PgConnection,
+    ) -> Result<bool, Error> {
+        let Some(last) = batch.last() else { return Ok(true) };
+        let events = batch.iter().map(|entry| entry.commit.as_ref().map_or(0, |commit| commit.events.len()));
+        let mut transaction = connection.begin().await?;
+        // The checkpoint comes first: endpoints that are changed at a position are seen as they are there.
+        let advanced = self
+            .lease
+            .advance(&mut transaction, from, last.sequence, Some(last.hash()), events.sum())
+            .await?;
+        if advanced != Advance::Done {
+            return Err(Error::Lost);
+        }
+        let wishes = outbox::wishes(&mut transaction).await?;
+        if !wishes.is_empty() {
+            fail_points::may_die(fail_points::WEBHOOK_CHECKPOINT);
+        }
+        let is_wanted = |kind: &str| wishes.iter().any(|wish| wish.wants(kind));
+        let messages: Vec<_> = batch.iter().flat_map(|entry| message::of(entry, is_wanted)).collect();
+        let rows = messages.iter().flat_map(|message| {
+            let wanting =
+                wishes.iter().filter(|wish| wish.covers(message.position) && wish.wants(&message.kind));
+            wanting.map(move |wish| (wish.id, message))
+        });
+        outbox::put(rows.collect(), false, &mut transaction).await?;
+        transaction.commit().await?;
+        if !messages.is_empty() {
+            self.news.notify_one();
+        }
+        Ok(!wishes.is_empty())
+    }
+
+    async fn tidy(&self) {
+        loop {
+            tokio::time::sleep(TIDY_INTERVAL).await;
+            let Settings { give_up_after, keep, .. } = self.settings;
+            if let Err(error) = outbox::tidy(give_up_after, keep, &self.pool).await {
+                tracing::warn!(%error, "old deliveries of webhooks are removed later");
+            }
+            match outbox::counts(&self.pool).await {
+                Ok((pending, dead)) => {
+                    metrics::gauge!("cartulary_webhooks_pending").set(pending as f64);
+                    metrics::gauge!("cartulary_webhooks_dead").set(dead as f64);
+                }
+                Err(error) => tracing::debug!(%error, "deliveries of webhooks are counted later"),
+            }
+        }
+    }
+}
+
+/// Why a commit that may concern an endpoint can't be read.
+fn unreadable(entry: &Entry) -> Option<String> {
+    let is_followed = entry.stream().is_none_or(|stream| FOLLOWED.contains(&stream.category()));
+    entry.commit.as_ref().err().filter(|_| is_followed).map(ToString::to_string)
+}
