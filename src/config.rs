@@ -1,6 +1,7 @@
 //! All settings, each as a flag, an environment variable, and the text that explains both.
 
 mod operate;
+mod payments;
 mod psp_sim;
 
 use std::path::PathBuf;
@@ -10,6 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::history::filter::Moment;
 pub use operate::{DeadLettersWhat, Projections, ProjectionsWhat, Sagas, SagasWhat};
+pub use payments::Payments;
 pub use psp_sim::{PspSim, PspSimLedger, PspSimWhat};
 
 /// An event-sourced commerce platform: commands append to a NATS JetStream log, projections build
@@ -146,6 +148,8 @@ pub struct Platform {
     /// Log lines as JSON, one object a line.
     #[arg(long, env = "CARTULARY_LOG_JSON", value_parser = clap::builder::FalseyValueParser::new())]
     pub log_json: bool,
+    #[command(flatten)]
+    pub payments: Payments,
 }
 
 impl Platform {
@@ -167,7 +171,8 @@ impl Platform {
 
     pub fn saga_settings(&self) -> sagas::Settings {
         let time_to_pay = Duration::from_secs(self.time_to_pay_s);
-        sagas::Settings { time_to_pay, patience: sagas::Patience::default() }
+        let (patience, reconciliation) = (sagas::Patience::default(), self.payments.reconciliation());
+        sagas::Settings { time_to_pay, patience, reconciliation }
     }
 }
 

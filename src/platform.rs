@@ -11,10 +11,11 @@ use infra::execute::{Executor, Executors};
 use infra::feed::Feed;
 use infra::log::{EventLog, JetStreamLog, LogSettings};
 use infra::nats::Connection;
-use infra::payment::{PaymentProvider, Providers, Sandbox};
+use infra::payment::stripe::webhook::Webhooks;
+use infra::payment::{Providers, Sandbox};
 use infra::read_models::ReadModels;
 use infra::snapshots::{JetStreamSnapshots, Snapshots};
-use infra::timers::JetStreamTimers;
+use infra::timers::{JetStreamTimers, Timers};
 use infra::writer::Writer;
 use query_api::QueryApi;
 use sagas::Sagas;
@@ -58,6 +59,7 @@ struct Shared {
     feed: Arc<Feed>,
     timers: JetStreamTimers,
     providers: Providers,
+    webhooks: Option<Arc<Webhooks>>,
     pool: PgPool,
     clock: Clock,
     writer: Writer,
@@ -179,7 +181,9 @@ impl Shared {
         let unsafe_log = crate::safety::reasons(options, &settings, &jetstream, &pool).await?;
         let (log, clock): (Arc<dyn EventLog>, _) = (Arc::new(jetstream), Clock::system());
         let sandbox = Sandbox::open(pool.clone(), clock.clone(), Arc::new(timers.clone())).await?;
-        let providers = Providers::new([Arc::new(sandbox) as Arc<dyn PaymentProvider>]);
+        let shared_timers: Arc<dyn Timers> = Arc::new(timers.clone());
+        let (providers, webhooks) =
+            crate::providers::open(&options.payments, sandbox, &shared_timers, &clock)?;
         let (writer, executors) =
             execute_on(&log, &snapshots, &clock, options.writer_settings(), &options.execute_settings());
         let feed = Feed::new(log.clone());
@@ -190,6 +194,7 @@ impl Shared {
             feed,
             timers,
             providers,
+            webhooks,
             pool,
             clock,
             writer,
@@ -215,7 +220,8 @@ impl Shared {
             Role::CommandApi => {
                 let (feed, executors) = (self.feed.clone(), self.executors.clone());
                 let methods = self.providers.names();
-                let api = Arc::new(CommandApi::new(feed, executors, self.read_models.clone(), methods));
+                let api = CommandApi::new(feed, executors, self.read_models.clone(), methods);
+                let api = Arc::new(api.with_webhooks(self.webhooks.clone()));
                 let worker = api.clone();
                 workers.spawn(async move { worker.run().await });
                 let commands = command_api::router(api);

@@ -8,11 +8,13 @@ mod products;
 mod request;
 mod settled;
 mod stock;
+mod webhooks;
 
 use std::sync::Arc;
 
 use infra::execute::Executors;
 use infra::feed::Feed;
+use infra::payment::stripe::webhook::Webhooks;
 use infra::read_models::ReadModels;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -26,6 +28,7 @@ pub struct CommandApi {
     executors: Arc<Executors>,
     read_models: Arc<ReadModels>,
     payment_methods: Vec<String>,
+    webhooks: Option<Arc<Webhooks>>,
     in_progress: InProgress,
     recent: Recent,
     settled: Settled,
@@ -40,7 +43,14 @@ impl CommandApi {
         payment_methods: Vec<String>,
     ) -> Self {
         let (in_progress, recent, settled) = (InProgress::default(), Recent::default(), Settled::default());
-        Self { feed, executors, read_models, payment_methods, in_progress, recent, settled }
+        let webhooks = None;
+        Self { feed, executors, read_models, payment_methods, webhooks, in_progress, recent, settled }
+    }
+
+    /// Takes Stripe's webhooks, if there is something to know them by.
+    #[must_use]
+    pub fn with_webhooks(self, webhooks: Option<Arc<Webhooks>>) -> Self {
+        Self { webhooks, ..self }
     }
 
     /// Follows the log for those who wait for an order to be settled. Runs until it is dropped.
@@ -62,5 +72,6 @@ pub fn router(api: Arc<CommandApi>) -> OpenApiRouter {
         .routes(routes!(carts::set_line))
         .routes(routes!(carts::check_out))
         .routes(routes!(orders::cancel))
+        .merge(OpenApiRouter::new().routes(routes!(webhooks::stripe)).layer(webhooks::limit()))
         .with_state(api)
 }

@@ -271,8 +271,10 @@ impl Checkout {
             }
             Event::ConfirmationBegun {} => vec![order("confirm", order::Command::Confirm)],
             Event::CaptureBegun {} => {
-                let capture =
-                    [Action::CancelTimer { name: DEADLINE }, payment("capture", payment::Command::Capture { at })];
+                let capture = [
+                    Action::CancelTimer { name: DEADLINE },
+                    payment("capture", payment::Command::Capture { at }),
+                ];
                 let sell = every_line("sell", &|_| stock::Command::Sell { order_id });
                 capture.into_iter().chain(sell).collect()
             }

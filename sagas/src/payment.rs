@@ -13,7 +13,7 @@
 use chrono::{DateTime, Utc};
 use domain::payment;
 use domain::{Event, OrderId};
-use infra::payment::SIGNAL;
+use infra::payment::{SIGNAL, signalled};
 
 use crate::saga::{Action, Due, Input, Summary};
 
@@ -32,9 +32,8 @@ pub fn follows(stream_id: &str, event: &Event) -> Option<OrderId> {
 pub fn summary(event: &payment::Event) -> Option<Summary> {
     let waits = |stage, due| Some(Summary { stage, reason: None, is_over: false, due });
     let over = |stage| Some(Summary { stage, reason: None, is_over: true, due: None });
-    let look_up = |attempt: &u32, at: &DateTime<Utc>| {
-        Some(Due { timer: LOOK_UP, generation: *attempt, at: *at })
-    };
+    let look_up =
+        |attempt: &u32, at: &DateTime<Utc>| Some(Due { timer: LOOK_UP, generation: *attempt, at: *at });
     match event {
         payment::Event::AuthorizationRequested { .. } => waits("authorize", None),
         payment::Event::ActionRequired { attempt, look_up_at, .. } => {
@@ -98,7 +97,9 @@ pub fn actions(input: &Input) -> Vec<Action> {
             | payment::Event::StrayUndone { .. } => Vec::new(),
         },
         Input::Event { .. } | Input::Abandoned { .. } => Vec::new(),
-        Input::Timer { name, .. } if name == SIGNAL => vec![Action::ObservePayment],
+        Input::Timer { name, .. } if name.starts_with(SIGNAL) => {
+            vec![Action::ObservePayment { reference: signalled(name).map(str::to_owned) }]
+        }
         Input::Timer { generation, .. } => vec![Action::SettlePayment { generation: Some(*generation) }],
     }
 }

@@ -118,7 +118,7 @@ fn name(action: &Action) -> String {
             _ => step.clone(),
         },
         Action::SettlePayment { .. } => "settle".to_owned(),
-        Action::ObservePayment => "observe".to_owned(),
+        Action::ObservePayment { .. } => "observe".to_owned(),
         Action::SetTimer { name, .. } => format!("set {name}"),
         Action::CancelTimer { name } => format!("cancel {name}"),
     }
@@ -276,7 +276,10 @@ fn a_confirmed_order_is_refunded_and_its_goods_return() {
         if !captured_before {
             assert!(story.happens(&payment_stream(), captured).is_empty());
         }
-        let steps = story.happens(&payment_stream(), payment::Event::Refunded { amount: gbp(2300), refund: "refund".into() });
+        let steps = story.happens(
+            &payment_stream(),
+            payment::Event::Refunded { amount: gbp(2300), refund: "refund".into() },
+        );
         assert_eq!(steps, ["return/CUP 1", "return/MUG 5"]);
         story.ends(returned, &["cancel cancelled_by_buyer"]);
     }

@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod dead_letters;
+pub mod reconciliations;
 pub mod sagas;
 
 use std::sync::Arc;
@@ -80,6 +81,7 @@ pub fn router(builds: Builds) -> Router {
         .routes(routes!(roll_back))
         .merge(dead_letters::routes())
         .merge(sagas::routes())
+        .merge(reconciliations::routes())
         .with_state(Arc::new(builds));
     let (router, document) = routes.split_for_parts();
     let document = Arc::new(document);

@@ -157,6 +157,7 @@ impl World {
                 settings: sagas::Settings {
                     time_to_pay: self.time_to_pay,
                     patience: sagas::Patience::default(),
+                    reconciliation: sagas::reconcile::Settings::default(),
                 },
                 index: Index::default(),
             });

@@ -73,8 +73,7 @@ impl Draft {
 
     /// What is to be given back, and is not yet.
     fn reserved(&self) -> i64 {
-        let is_ahead =
-            |refund: &&KnownRefund| matches!(refund.step, RefundStep::Queued | RefundStep::Asked);
+        let is_ahead = |refund: &&KnownRefund| matches!(refund.step, RefundStep::Queued | RefundStep::Asked);
         let ahead = self.state.refunds.values().filter(is_ahead);
         ahead.fold(0_i64, |sum, refund| sum.saturating_add(refund.amount))
     }
@@ -161,6 +160,19 @@ impl Draft {
         let charged_back = statement.charged_back.saturating_sub(self.state.amounts.charged_back);
         if charged_back > 0 {
             self.record(Event::ChargedBack { amount: self.money(charged_back) });
+        }
+        self.nothing_is_left();
+    }
+
+    /// Somebody else gave it all back meanwhile, or the buyer's bank did: then there's nothing to ask for.
+    fn nothing_is_left(&mut self) {
+        let open = self.state.open.as_ref().filter(|open| open.stray.is_none());
+        let Some((refund, amount)) = open.and_then(|open| Some((open.refund.clone()?, open.amount))) else {
+            return;
+        };
+        if self.state.amounts.kept() == 0 {
+            let (amount, reason) = (self.money(amount), "nothing_left".to_owned());
+            self.record(Event::RefundFailed { refund, amount, reason });
         }
     }
 

@@ -269,11 +269,9 @@ fn a_refund_that_comes_back_is_no_refund() {
 fn amounts_are_what_the_provider_states() {
     let less = Statement { authorized: 700, ..statement(State::Authorized) };
     let more = Statement { captured: 1200, ..statement(State::Captured) };
-    let authorized =
-        |units| Event::Authorized { amount: gbp(units), provider_reference: "p-1".into() };
-    let partly = given::<Payment>([requested()])
-        .when(stated(Operation::Authorize, 0, less))
-        .then([authorized(700)]);
+    let authorized = |units| Event::Authorized { amount: gbp(units), provider_reference: "p-1".into() };
+    let partly =
+        given::<Payment>([requested()]).when(stated(Operation::Authorize, 0, less)).then([authorized(700)]);
     assert_eq!(partly.state().status(), Status::PartiallyAuthorized);
     let full = partly
         .when(observe(statement(State::Authorized)))
@@ -318,7 +316,8 @@ fn the_buyer_is_waited_for_and_not_when_it_is_to_be_undone() {
 #[test]
 fn a_second_payment_at_the_provider_is_undone() {
     let second = |state| Statement { reference: "p-2".into(), ..statement(state) };
-    let found = Event::StrayFound { provider_reference: "p-2".into(), authorized: amount(), captured: gbp(0) };
+    let found =
+        Event::StrayFound { provider_reference: "p-2".into(), authorized: amount(), captured: gbp(0) };
     let stray = Some("p-2".to_owned());
     given::<Payment>([requested(), authorized()])
         .when(observe(second(State::Authorized)))
@@ -337,4 +336,18 @@ fn another_currency_is_no_payment_of_this_order() {
     given::<Payment>([requested()])
         .when(stated(Operation::Authorize, 0, euros))
         .then([Event::Declined { reason: "currency_mismatch".into() }]);
+}
+
+#[test]
+fn what_somebody_else_gave_back_is_not_asked_for_any_more() {
+    of_captured()
+        .when(Command::Undo { at: NOW })
+        .then([refund_requested("refund", 1000)])
+        .when(stated(Operation::Refund, 0, with_refund(None, 1000, RefundState::Done)))
+        .then([
+            refunded("r-1", 1000),
+            Event::RefundFailed { refund: "refund".into(), amount: gbp(1000), reason: "nothing_left".into() },
+        ])
+        .when(Command::Undo { at: NOW })
+        .then_nothing();
 }

@@ -187,8 +187,17 @@ impl Sandbox {
 
 fn declined(token: &str) -> Option<&'static str> {
     match token {
-        "tok_approve" | "tok_slow" | "tok_lost" | "tok_late" | "tok_twice" | "tok_challenge" | "tok_less"
-        | "tok_capture_less" | "tok_capture_declined" | "tok_refund_slow" | "tok_refund_refused"
+        "tok_approve"
+        | "tok_slow"
+        | "tok_lost"
+        | "tok_late"
+        | "tok_twice"
+        | "tok_challenge"
+        | "tok_less"
+        | "tok_capture_less"
+        | "tok_capture_declined"
+        | "tok_refund_slow"
+        | "tok_refund_refused"
         | "tok_charge_back" => None,
         "tok_decline" => Some("insufficient_funds"),
         _ => Some("unknown_token"),
@@ -264,6 +273,14 @@ impl PaymentProvider for Sandbox {
         async move {
             let is_asked = ledger::is_asked(reference, &self.ledger).await.map_err(no_answer)?;
             Ok(is_asked.then(|| format!("/v1/sandbox/challenges/{reference}")))
+        }
+        .boxed()
+    }
+
+    fn order_of<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<Option<OrderId>, NoAnswer>> {
+        async move {
+            let order_id = ledger::order_of(reference, &self.ledger).await.map_err(no_answer)?;
+            Ok(order_id.map(OrderId))
         }
         .boxed()
     }

@@ -91,7 +91,8 @@ impl Provider {
         let reference = request.provider_reference.clone().filter(|_| operation != Operation::Authorize);
         let reference = reference.unwrap_or_else(|| key.clone());
         let now = self.clock.now();
-        let before = statements(&ledger, request.order_id, now).into_iter().find(|one| one.reference == reference);
+        let before =
+            statements(&ledger, request.order_id, now).into_iter().find(|one| one.reference == reference);
         let kept = before.as_ref().map_or(0, |before| {
             before.captured - before.refunds.iter().map(|refund| refund.amount).sum::<i64>()
         });
@@ -199,8 +200,7 @@ impl PaymentProvider for Provider {
             if [Trouble::Lost, Trouble::AnswerLost].contains(&trouble) {
                 return Err(NoAnswer("no answer".to_owned()));
             }
-            let is_wanted =
-                |one: &Statement| wanted.reference.is_none_or(|wanted| one.reference == wanted);
+            let is_wanted = |one: &Statement| wanted.reference.is_none_or(|wanted| one.reference == wanted);
             Ok(self.statements(wanted.order_id).into_iter().filter(is_wanted).collect())
         }
         .boxed()
