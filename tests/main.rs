@@ -16,6 +16,7 @@ mod safety;
 mod sagas;
 mod simulation;
 mod snapshots;
+mod stripe;
 mod support;
 mod tidy;
 mod writer;

@@ -60,7 +60,7 @@ impl Stripe {
     /// The address is none, or not an encrypted one.
     pub fn new(settings: Settings) -> Result<Self, SetupError> {
         let Settings { api_key, url, return_url, answer_limit } = settings;
-        Ok(Self { api: Api::new(&url, api_key, answer_limit)?, return_url })
+        Ok(Self { api: Api::new(&url, &api_key, answer_limit)?, return_url })
     }
 
     async fn carry_out(&self, request: &Request) -> Result<Answer, NoAnswer> {

@@ -14,7 +14,14 @@
 
 use std::time::Duration;
 
-use reqwest::{Method, StatusCode, Url, redirect};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, USER_AGENT};
+use hyper::{Method, Request, StatusCode, Uri};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -25,6 +32,9 @@ use crate::payment::{NoAnswer, Secret};
 const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
+
+/// Shorter than a server keeps a connection that nobody uses.
+const IDLE_LIMIT: Duration = Duration::from_secs(30);
 
 /// How often something is read again before it's given up.
 const READS: u32 = 3;
@@ -38,10 +48,10 @@ pub enum SetupError {
     Address(String),
     #[error("the address of the payment provider has to begin with https://, unless it is on this machine")]
     NotEncrypted,
-    #[error("no connection to the payment provider can be made: {0}")]
-    Client(#[from] reqwest::Error),
-    #[error("no encrypted connection can be made: {0}")]
-    Encryption(#[from] rustls::Error),
+    #[error("the key for the payment provider is none: it has characters that no key has")]
+    Key,
+    #[error("no encrypted connection can be made, because this machine trusts nobody: {0}")]
+    Encryption(#[from] std::io::Error),
 }
 
 /// Why a request was not done.
@@ -75,9 +85,10 @@ impl From<Failure> for NoAnswer {
 }
 
 pub(super) struct Api {
-    http: reqwest::Client,
-    base: Url,
-    key: Secret,
+    http: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    base: String,
+    authorization: HeaderValue,
+    answer_limit: Duration,
 }
 
 #[derive(Deserialize)]
@@ -101,25 +112,36 @@ struct Received {
 }
 
 impl Api {
-    pub fn new(url: &str, key: Secret, answer_limit: Duration) -> Result<Self, SetupError> {
-        let base = Url::parse(url).map_err(|error| SetupError::Address(error.to_string()))?;
-        let is_here = match base.host() {
-            None => return Err(SetupError::Address("it names no host".to_owned())),
-            Some(host) => ["127.0.0.1", "localhost", "[::1]"].contains(&host.to_string().as_str()),
-        };
-        if base.scheme() != "https" && !(is_here && base.scheme() == "http") {
-            return Err(SetupError::NotEncrypted);
+    pub fn new(url: &str, key: &Secret, answer_limit: Duration) -> Result<Self, SetupError> {
+        let uri: Uri = url.parse().map_err(|_| SetupError::Address(url.to_owned()))?;
+        let host = uri.host().ok_or_else(|| SetupError::Address(url.to_owned()))?;
+        let is_here = ["127.0.0.1", "localhost", "[::1]"].contains(&host);
+        match uri.scheme_str() {
+            Some("https") => {}
+            Some("http") if is_here => {}
+            _ => return Err(SetupError::NotEncrypted),
         }
-        let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(encryption()?)
-            .connect_timeout(CONNECT_LIMIT)
-            .timeout(answer_limit)
-            // Whoever redirects is not who was asked, and would be shown the key.
-            .redirect(redirect::Policy::none())
-            .no_proxy()
-            .user_agent(concat!("cartulary/", env!("CARGO_PKG_VERSION")))
-            .build()?;
-        Ok(Self { http, base, key })
+        let authorization = HeaderValue::from_str(&format!("Bearer {}", key.reveal()));
+        let mut authorization = authorization.map_err(|_| SetupError::Key)?;
+        authorization.set_sensitive(true);
+        let mut connector = HttpConnector::new();
+        connector.enforce_http(false);
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(CONNECT_LIMIT));
+        let provider = rustls::crypto::ring::default_provider();
+        let connector = HttpsConnectorBuilder::new()
+            .with_provider_and_native_roots(provider)?
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(connector);
+        // It follows nobody elsewhere: who redirects is not who was asked, and would be shown the key.
+        let http = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE_LIMIT)
+            // What is sent on a connection that just broke may have been done.
+            .retry_canceled_requests(false)
+            .build(connector);
+        Ok(Self { http, base: url.trim_end_matches('/').to_owned(), authorization, answer_limit })
     }
 
     /// Asks for something to be done, under a key.
@@ -129,12 +151,13 @@ impl Api {
         form: &[(&str, &str)],
         idempotency_key: &str,
     ) -> Result<T, Failure> {
-        let request = self
-            .request(Method::POST, path)?
-            .header("Idempotency-Key", idempotency_key)
-            .header("Content-Type", "application/x-www-form-urlencoded")
-            .body(encoded(form));
-        let received = receive(request).await?;
+        let key = HeaderValue::from_str(idempotency_key);
+        let key = key.map_err(|_| NoAnswer("the request has a key that is none".to_owned()))?;
+        let mut request = self.request(Method::POST, path, encoded(form))?;
+        request.headers_mut().insert("idempotency-key", key);
+        let form = HeaderValue::from_static("application/x-www-form-urlencoded");
+        request.headers_mut().insert(CONTENT_TYPE, form);
+        let received = self.send(request).await?;
         if received.status.is_success() {
             return Ok(understand(&received.body)?);
         }
@@ -161,7 +184,7 @@ impl Api {
     }
 
     async fn read<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>, NoAnswer> {
-        let received = receive(self.request(Method::GET, path)?).await?;
+        let received = self.send(self.request(Method::GET, path, String::new())?).await?;
         match received.status {
             status if status.is_success() => understand(&received.body).map(Some),
             StatusCode::NOT_FOUND => Ok(None),
@@ -169,52 +192,45 @@ impl Api {
         }
     }
 
-    fn request(&self, method: Method, path: &str) -> Result<reqwest::RequestBuilder, NoAnswer> {
-        let url = self.base.join(path).map_err(|error| NoAnswer(error.to_string()))?;
-        let request = self.http.request(method, url).bearer_auth(self.key.reveal());
-        Ok(request.header("Stripe-Version", VERSION))
+    fn request(&self, method: Method, path: &str, body: String) -> Result<Request<Full<Bytes>>, NoAnswer> {
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.base))
+            .header(AUTHORIZATION, self.authorization.clone())
+            .header(USER_AGENT, concat!("cartulary/", env!("CARGO_PKG_VERSION")))
+            .header("stripe-version", VERSION)
+            .body(Full::from(body));
+        request.map_err(|error| NoAnswer(error.to_string()))
+    }
+
+    async fn send(&self, request: Request<Full<Bytes>>) -> Result<Received, NoAnswer> {
+        let received = tokio::time::timeout(self.answer_limit, self.receive(request)).await;
+        received.unwrap_or_else(|_| Err(NoAnswer("it took too long".to_owned())))
+    }
+
+    /// Reads the whole answer, if it is not too long.
+    async fn receive(&self, request: Request<Full<Bytes>>) -> Result<Received, NoAnswer> {
+        let response = self.http.request(request).await.map_err(|error| {
+            let what = if error.is_connect() { "it can't be reached" } else { "the connection was cut" };
+            NoAnswer(what.to_owned())
+        })?;
+        let status = response.status();
+        let is_replay = response.headers().get("idempotent-replayed").is_some_and(|value| value == "true");
+        let (mut stream, mut body) = (response.into_body(), Vec::new());
+        while let Some(frame) = stream.frame().await {
+            let frame = frame.map_err(|_| NoAnswer("the answer did not arrive whole".to_owned()))?;
+            let data = frame.into_data().unwrap_or_default();
+            if body.len() + data.len() > BODY_BYTES_MAX {
+                return Err(NoAnswer("the answer is too long".to_owned()));
+            }
+            body.extend_from_slice(&data);
+        }
+        Ok(Received { status, is_replay, body })
     }
 }
 
 fn encoded(pairs: &[(&str, &str)]) -> String {
     form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish()
-}
-
-/// Trusts whom this machine trusts.
-fn encryption() -> Result<rustls::ClientConfig, rustls::Error> {
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
-    let config =
-        rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-    Ok(config.with_root_certificates(roots).with_no_client_auth())
-}
-
-/// Reads the whole answer, if it is not too long.
-async fn receive(request: reqwest::RequestBuilder) -> Result<Received, NoAnswer> {
-    let mut response = request.send().await.map_err(|error| not_received(&error))?;
-    let status = response.status();
-    let is_replay = response.headers().get("idempotent-replayed").is_some_and(|value| value == "true");
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|error| not_received(&error))? {
-        if body.len() + chunk.len() > BODY_BYTES_MAX {
-            return Err(NoAnswer("the answer is too long".to_owned()));
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(Received { status, is_replay, body })
-}
-
-/// In words of ours: the error's own have the address with all its parameters.
-fn not_received(error: &reqwest::Error) -> NoAnswer {
-    NoAnswer(
-        match error {
-            _ if error.is_timeout() => "it took too long",
-            _ if error.is_connect() => "it can't be reached",
-            _ => "the connection was cut",
-        }
-        .to_owned(),
-    )
 }
 
 /// What the answer says is never repeated in an error: it may be anything.
@@ -286,7 +302,7 @@ mod tests {
 
     #[test]
     fn only_this_machine_is_spoken_to_in_the_clear() {
-        let new = |url| Api::new(url, "sk_test_1".parse().unwrap(), CONNECT_LIMIT);
+        let new = |url| Api::new(url, &"sk_test_1".parse().unwrap(), CONNECT_LIMIT);
         for fine in ["https://api.stripe.com", "http://127.0.0.1:1", "http://localhost:1", "http://[::1]:1"] {
             assert!(new(fine).is_ok(), "{fine}");
         }
