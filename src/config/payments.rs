@@ -28,7 +28,7 @@ pub struct Payments {
     /// Most calls to a payment provider at a time.
     #[arg(long, env = "CARTULARY_PAYMENT_CALLS_MAX", default_value_t = 32, value_parser = super::whole(1..=1_000))]
     pub payment_calls_max: usize,
-    /// Milliseconds that a payment provider is not called for, once it has not answered eight calls in a row.
+    /// Milliseconds that a payment provider is not called for, once it has not answered ten calls in a row.
     #[arg(long, env = "CARTULARY_PAYMENT_PAUSE_MS", default_value_t = 5_000)]
     pub payment_pause_ms: u64,
     /// Seconds between two comparisons of the payment providers' books with the log.

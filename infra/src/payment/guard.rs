@@ -54,7 +54,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         let (answer, pause) = (Duration::from_secs(8), Duration::from_secs(5));
-        Self { answer, calls: 32, waiting: 256, failures: 8, pause }
+        Self { answer, calls: 32, waiting: 256, failures: 10, pause }
     }
 }
 
@@ -257,5 +257,127 @@ impl PaymentProvider for Guard {
             }
         }
         .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+    use super::*;
+
+    /// A provider that answers, refuses, fails or hangs, as it is told to.
+    #[derive(Default)]
+    struct Moody {
+        calls: AtomicUsize,
+        fails: AtomicBool,
+        hangs: AtomicBool,
+    }
+
+    impl Moody {
+        fn calls(&self) -> usize {
+            self.calls.load(Ordering::SeqCst)
+        }
+    }
+
+    impl PaymentProvider for Moody {
+        fn name(&self) -> &'static str {
+            "moody"
+        }
+
+        fn ask<'a>(&'a self, _: &'a Request) -> BoxFuture<'a, Result<Answer, NoAnswer>> {
+            async { Ok(Answer::Refused { reason: "no".to_owned() }) }.boxed()
+        }
+
+        fn look_up<'a>(&'a self, _: Wanted<'a>) -> BoxFuture<'a, Result<Vec<Statement>, NoAnswer>> {
+            async { Ok(Vec::new()) }.boxed()
+        }
+
+        fn list<'a>(
+            &'a self,
+            _: DateTime<Utc>,
+            _: DateTime<Utc>,
+            _: Option<&'a str>,
+        ) -> BoxFuture<'a, Result<Page, NoAnswer>> {
+            async { Ok(Page::default()) }.boxed()
+        }
+
+        fn challenge<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Option<String>, NoAnswer>> {
+            async {
+                self.calls.fetch_add(1, Ordering::SeqCst);
+                if self.hangs.load(Ordering::SeqCst) {
+                    std::future::pending::<()>().await;
+                }
+                match self.fails.load(Ordering::SeqCst) {
+                    true => Err(NoAnswer("dead".to_owned())),
+                    false => Ok(None),
+                }
+            }
+            .boxed()
+        }
+
+        fn order_of<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Option<OrderId>, NoAnswer>> {
+            async { Ok(None) }.boxed()
+        }
+    }
+
+    fn limits() -> Limits {
+        let (answer, pause) = (Duration::from_millis(50), Duration::from_millis(100));
+        Limits { answer, calls: 2, waiting: 2, failures: 3, pause }
+    }
+
+    #[tokio::test]
+    async fn a_dead_provider_is_left_alone_until_a_single_call_finds_it_back() {
+        let moody = Arc::new(Moody::default());
+        let guard = Guard::new(moody.clone(), limits());
+        moody.fails.store(true, Ordering::SeqCst);
+        for _ in 0..10 {
+            assert!(guard.challenge("x").await.is_err());
+        }
+        assert_eq!(moody.calls(), 3, "it was called no more once it counted as dead");
+        // After the pause one call is made, which fails, and then none again.
+        while moody.calls() == 3 {
+            assert!(guard.challenge("x").await.is_err());
+            tokio::task::yield_now().await;
+        }
+        assert!(guard.challenge("x").await.is_err());
+        assert_eq!(moody.calls(), 4);
+        moody.fails.store(false, Ordering::SeqCst);
+        while guard.challenge("x").await.is_err() {
+            tokio::task::yield_now().await;
+        }
+        for _ in 0..10 {
+            assert!(guard.challenge("x").await.is_ok(), "it is back");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_provider_that_hangs_holds_up_a_few_and_not_for_long() {
+        let moody = Arc::new(Moody::default());
+        let guard = Guard::new(moody.clone(), Limits { failures: 100, ..limits() });
+        moody.hangs.store(true, Ordering::SeqCst);
+        let crowd = futures_util::future::join_all((0..20).map(|_| guard.challenge("x"))).await;
+        assert!(crowd.iter().all(Result::is_err));
+        assert_eq!(moody.calls(), 4, "two at a time, and two that waited for them");
+        let turned_away = crowd.iter().filter(|error| format!("{error:?}").contains("too many")).count();
+        assert_eq!(turned_away, 16);
+    }
+
+    #[tokio::test]
+    async fn refusals_are_answers() {
+        let guard = Guard::new(Arc::new(Moody::default()), limits());
+        let json = serde_json::json!({
+            "operation": "authorize", "amount": 1, "refund": null, "stray": null, "attempt": 0, "round": 0,
+            "asked_at": null, "is_under_review": false});
+        let request = Request {
+            order_id: OrderId(uuid::Uuid::nil()),
+            amount: domain::Money::new(1, "GBP".parse().unwrap()),
+            payment: domain::cart::PaymentMethod { method: "moody".to_owned(), token: "x".to_owned() },
+            open: serde_json::from_value(json).unwrap(),
+            provider_reference: None,
+        };
+        for _ in 0..10 {
+            assert!(matches!(guard.ask(&request).await, Ok(Answer::Refused { .. })));
+        }
     }
 }

@@ -26,7 +26,7 @@ pub(super) struct Intent {
     #[serde(default)]
     pub amount_capturable: i64,
     #[serde(default)]
-    pub amount_received: i64,
+    amount_received: Option<i64>,
     pub currency: String,
     #[serde(default)]
     pub created: i64,
@@ -83,8 +83,14 @@ impl Intent {
         self.metadata.get("order_id")?.parse().ok()
     }
 
+    /// What was captured; all of it, where the status says so and no amount does.
+    fn captured(&self) -> i64 {
+        let whole = if self.status == "succeeded" { self.amount } else { 0 };
+        self.amount_received.unwrap_or(whole)
+    }
+
     pub fn is_captured(&self) -> bool {
-        self.amount_received > 0
+        self.captured() > 0
     }
 
     /// Whether something was given back, as far as it says.
@@ -105,7 +111,7 @@ impl Intent {
         };
         let authorized = match state {
             State::Authorized if self.amount_capturable > 0 => self.amount_capturable,
-            State::Authorized | State::Captured => charged.max(self.amount_received),
+            State::Authorized | State::Captured => charged.max(self.captured()),
             State::Processing | State::ActionRequired | State::Declined { .. } | State::Voided => 0,
         };
         let order_id = self.order_id();
@@ -114,7 +120,7 @@ impl Intent {
             state,
             currency: self.currency()?,
             authorized,
-            captured: self.amount_received,
+            captured: self.captured(),
             charged_back: 0,
             refunds: refunds.iter().map(|refund| refund.refund(order_id)).collect(),
         })
