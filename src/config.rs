@@ -1,5 +1,6 @@
 //! All settings, each as a flag, an environment variable, and the text that explains both.
 
+mod checkout;
 mod operate;
 mod payments;
 mod psp_sim;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::history::filter::Moment;
+pub use checkout::Checkout;
 pub use operate::{DeadLettersWhat, Projections, ProjectionsWhat, Sagas, SagasWhat};
 pub use payments::Payments;
 pub use psp_sim::{PspSim, PspSimLedger, PspSimWhat};
@@ -135,9 +137,8 @@ pub struct Platform {
     /// Most commits that wait for the log; beyond, commands are answered 503.
     #[arg(long, env = "CARTULARY_QUEUED_COMMITS_MAX", default_value_t = 10_000, value_parser = whole(1..=1_000_000))]
     pub queued_commits_max: usize,
-    /// Seconds that a buyer has to pay, from the checkout on.
-    #[arg(long, env = "CARTULARY_TIME_TO_PAY_S", default_value_t = 900)]
-    pub time_to_pay_s: u64,
+    #[command(flatten)]
+    pub checkout: Checkout,
     /// Milliseconds that a query waits for its Min-Log-Position.
     #[arg(long, env = "CARTULARY_FRESHNESS_LIMIT_MS", default_value_t = 5_000)]
     pub freshness_limit_ms: u64,
@@ -170,9 +171,8 @@ impl Platform {
     }
 
     pub fn saga_settings(&self) -> sagas::Settings {
-        let time_to_pay = Duration::from_secs(self.time_to_pay_s);
-        let (patience, reconciliation) = (sagas::Patience::default(), self.payments.reconciliation());
-        sagas::Settings { time_to_pay, patience, reconciliation }
+        let (limits, patience) = (self.checkout.limits(), sagas::Patience::default());
+        sagas::Settings { limits, patience, reconciliation: self.payments.reconciliation() }
     }
 }
 

@@ -15,6 +15,7 @@ mod psp_sim;
 mod read_models;
 mod reconciling;
 mod safety;
+mod sandbox;
 mod serve;
 mod shutdown;
 mod starter;

@@ -58,6 +58,7 @@ struct Shared {
     log: Arc<dyn EventLog>,
     feed: Arc<Feed>,
     timers: JetStreamTimers,
+    sandbox: Sandbox,
     providers: Providers,
     webhooks: Option<Arc<Webhooks>>,
     pool: PgPool,
@@ -183,7 +184,7 @@ impl Shared {
         let sandbox = Sandbox::open(pool.clone(), clock.clone(), Arc::new(timers.clone())).await?;
         let shared_timers: Arc<dyn Timers> = Arc::new(timers.clone());
         let (providers, webhooks) =
-            crate::providers::open(&options.payments, sandbox, &shared_timers, &clock)?;
+            crate::providers::open(&options.payments, sandbox.clone(), &shared_timers, &clock)?;
         let (writer, executors) =
             execute_on(&log, &snapshots, &clock, options.writer_settings(), &options.execute_settings());
         let feed = Feed::new(log.clone());
@@ -193,6 +194,7 @@ impl Shared {
             log,
             feed,
             timers,
+            sandbox,
             providers,
             webhooks,
             pool,
@@ -219,12 +221,12 @@ impl Shared {
         Ok(match role {
             Role::CommandApi => {
                 let (feed, executors) = (self.feed.clone(), self.executors.clone());
-                let methods = self.providers.names();
-                let api = CommandApi::new(feed, executors, self.read_models.clone(), methods);
+                let providers = self.providers.clone();
+                let api = CommandApi::new(feed, executors, self.read_models.clone(), providers);
                 let api = Arc::new(api.with_webhooks(self.webhooks.clone()));
                 let worker = api.clone();
                 workers.spawn(async move { worker.run().await });
-                let commands = command_api::router(api);
+                let commands = command_api::router(api).merge(crate::sandbox::router(self.sandbox.clone()));
                 router.merge(match self.unsafe_log.is_empty() {
                     true => commands,
                     false => crate::serve::refuse(commands),

@@ -233,11 +233,12 @@ async fn a_buyer_is_asked_who_they_are() {
     for (verdict, status) in [("pass", "confirmed"), ("fail", "cancelled")] {
         let order = scene.buy("threeDSecure2Required").await;
         scene.has_step(&order, "payment.action_required").await;
-        let lines = scene.psp.ledger(&format!("{order}:authorize")).await;
-        let id = lines[0]["payment_intent"].as_str().expect("an id");
-        let challenge = format!("/_sim/challenges/{id}/{verdict}");
+        let path = format!("/v1/orders/{order}/payment/challenge");
+        let asked = scene.shop.send(scene.shop.request(reqwest::Method::POST, &path)).await;
+        let url = asked.body["url"].as_str().expect("an address");
+        assert!(url.starts_with(&scene.psp.url), "{asked:?}");
         let client = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
-        let answered = client.build().expect("a client").post(format!("{}{challenge}", scene.psp.url)).send();
+        let answered = client.build().expect("a client").post(format!("{url}/{verdict}")).send();
         let answered = answered.await.expect("an answer");
         let back = answered.headers()["location"].to_str().expect("text").to_owned();
         assert!(back.starts_with("https://shop.example/back?payment_intent="), "{back}");

@@ -79,7 +79,7 @@ pub(crate) struct ShippingAddress {
 pub(crate) struct Payment {
     #[schema(example = "sandbox")]
     method: String,
-    /// The provider's token; the sandbox knows tok_approve, tok_decline, tok_slow and tok_lost.
+    /// The provider's token; the sandbox knows tok_approve, tok_decline, tok_challenge and more (README).
     #[schema(example = "tok_approve")]
     token: String,
 }
@@ -172,8 +172,8 @@ pub(crate) async fn check_out(
 ) -> Result<Response, Problem> {
     let asked = asked.with_key()?;
     let request = asked.request(&body);
-    if !api.payment_methods.contains(&body.payment.method) {
-        let detail = format!("must be one of: {}", api.payment_methods.join(", "));
+    if api.providers.named(&body.payment.method).is_err() {
+        let detail = format!("must be one of: {}", api.providers.names().join(", "));
         return Err(Problem::invalid_field("/payment/method", detail));
     }
     let order_id = OrderId::created_by(request.command_id);

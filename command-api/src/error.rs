@@ -110,10 +110,19 @@ impl Refusal for order::Error {
             Self::Exists => conflict("order_exists", &self),
             Self::Imported => conflict("order_imported", &self),
             Self::NotImported => conflict("order_not_imported", &self),
+            Self::NotConfirmed => conflict("order_not_confirmed", &self),
+            Self::Shipped => conflict("order_shipped", &self),
+            Self::NotOrdered(ref sku) => conflict("not_ordered", &self).with("sku", sku),
+            Self::NothingToShip { ref sku, left } => {
+                conflict("nothing_to_ship", &self).with("sku", sku).with("left", left)
+            }
+            Self::NothingToReturn { ref sku, left } => {
+                conflict("nothing_to_return", &self).with("sku", sku).with("left", left)
+            }
             Self::MoreThanPaid { kept } => {
                 conflict("more_than_paid", &self).with("kept", MoneyBody::from(kept))
             }
-            Self::Invalid(found) => Problem::invalid(found),
+            Self::Invalid(found) | Self::InvalidCommand(found) => Problem::invalid(found),
         }
     }
 }

@@ -2,8 +2,10 @@
 
 mod carts;
 mod error;
+mod fulfilment;
 mod idempotency;
 mod orders;
+mod payments;
 mod products;
 mod request;
 mod settled;
@@ -14,6 +16,7 @@ use std::sync::Arc;
 
 use infra::execute::Executors;
 use infra::feed::Feed;
+use infra::payment::Providers;
 use infra::payment::stripe::webhook::Webhooks;
 use infra::read_models::ReadModels;
 use utoipa_axum::router::OpenApiRouter;
@@ -27,7 +30,7 @@ pub struct CommandApi {
     feed: Arc<Feed>,
     executors: Arc<Executors>,
     read_models: Arc<ReadModels>,
-    payment_methods: Vec<String>,
+    providers: Providers,
     webhooks: Option<Arc<Webhooks>>,
     in_progress: InProgress,
     recent: Recent,
@@ -35,16 +38,15 @@ pub struct CommandApi {
 }
 
 impl CommandApi {
-    /// Payment methods are the names that a checkout may pay with.
     pub fn new(
         feed: Arc<Feed>,
         executors: Arc<Executors>,
         read_models: Arc<ReadModels>,
-        payment_methods: Vec<String>,
+        providers: Providers,
     ) -> Self {
         let (in_progress, recent, settled) = (InProgress::default(), Recent::default(), Settled::default());
         let webhooks = None;
-        Self { feed, executors, read_models, payment_methods, webhooks, in_progress, recent, settled }
+        Self { feed, executors, read_models, providers, webhooks, in_progress, recent, settled }
     }
 
     /// Takes Stripe's webhooks, if there is something to know them by.
@@ -72,6 +74,10 @@ pub fn router(api: Arc<CommandApi>) -> OpenApiRouter {
         .routes(routes!(carts::set_line))
         .routes(routes!(carts::check_out))
         .routes(routes!(orders::cancel))
+        .routes(routes!(payments::challenge))
+        .routes(routes!(fulfilment::ship))
+        .routes(routes!(fulfilment::take_back))
+        .routes(routes!(fulfilment::refund))
         .merge(OpenApiRouter::new().routes(routes!(webhooks::stripe)).layer(webhooks::limit()))
         .with_state(api)
 }

@@ -35,7 +35,7 @@ const ORDERS: &str = "orders";
             headers(("Location" = String), ("Log-Position" = u64))),
         (status = 400, description = "`idempotency_key_missing`", body = Problem),
         (status = 404, description = "`order_not_found`, `not_found`", body = Problem),
-        (status = 409, description = "`order_cancelled` with `reason`, `command_in_progress`", body = Problem),
+        (status = 409, description = "`order_cancelled` with `reason`, `order_shipped`, `command_in_progress`", body = Problem),
         (status = 412, description = "`stale`", body = Problem),
         (status = 503, description = "`log_unavailable`, `log_full`, `overloaded`, `outcome_unknown`", body = Problem),
     ))]

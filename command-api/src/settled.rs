@@ -128,6 +128,10 @@ impl Settled {
             Event::Confirmed {} => Status::Confirmed,
             Event::Cancelled { reason } => Status::Cancelled(*reason),
             Event::CancellationRequested {}
+            | Event::Shipped { .. }
+            | Event::GoodsReturned { .. }
+            | Event::RefundRequested { .. }
+            | Event::RefundFailed { .. }
             | Event::Imported { .. }
             | Event::Returned(_)
             | Event::Refunded(_) => return,

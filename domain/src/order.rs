@@ -4,8 +4,12 @@
 //! |---------------------|-----------------------|-----------------------------------------------|
 //! | Place               | Placed                |                                               |
 //! | Confirm             | Confirmed             |                                               |
-//! | RequestCancellation | CancellationRequested | unknown, or cancelled for another reason      |
+//! | RequestCancellation | CancellationRequested | unknown, shipped, or cancelled for another reason |
 //! | Cancel              | Cancelled             |                                               |
+//! | Ship                | Shipped               | not confirmed, to be cancelled, or not so much is left |
+//! | Return              | GoodsReturned, and RefundRequested | not so much was shipped, or more than was paid |
+//! | Refund              | RefundRequested       | not confirmed, or more than was paid          |
+//! | FailRefund          | RefundFailed          |                                               |
 //! | Import              | Imported              | it exists, or a field is not valid            |
 //! | ImportReturn        | Returned              | not imported, or more than was paid           |
 //! | ImportRefund        | Refunded              | not imported, or more than was paid           |
@@ -16,28 +20,43 @@
 //! An imported order is a record of what happened in another shop: no saga follows it. Where only its
 //! return is known, because it was placed before the record begins, it has no lines.
 
+mod buyer;
+mod fulfilment;
 mod import;
+#[cfg(test)]
+pub(crate) mod spec;
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::aggregate::Aggregate;
 use crate::ids::{CartId, Sku};
 use crate::money::Money;
-use crate::text::{Checks, Invalid};
+use crate::text::Invalid;
 
+pub use buyer::{Address, Buyer};
+pub use fulfilment::{
+    Fulfilment, Goods, Parcel, RefundAsked, ReturnAsked, ShipmentAsked, Units, fulfilment_status,
+};
 pub use import::{Customer, Import, LINES_MAX, Reversal};
 
 pub const CATEGORY: &str = "order";
 
 /// Invariant: placed → confirmed → cancelled or placed → cancelled, never back; once a
 /// cancellation is requested, it is not confirmed any more. Of an imported order with lines, no more
-/// is given back than was paid.
+/// is given back than was paid; of any other, no more is shipped than was ordered, no more comes back than was
+/// shipped, and no more money is asked back than the total. What is shipped is not cancelled.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Order {
     status: Option<Status>,
     cancellation_requested: bool,
-    /// Of an imported order with lines: what has not been given back.
+    /// What has not been given back, or asked back. Not of an imported order without lines.
     kept: Option<Money>,
+    fulfilment: Fulfilment,
+    /// Refunds that are asked for.
+    refunds: BTreeMap<Uuid, Money>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,10 +72,14 @@ pub enum Status {
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
     OutOfStock,
+    /// Its lines were not held in time.
+    ReservationTimedOut,
     PaymentDeclined,
     PaymentTimedOut,
     /// Another amount was authorised than was quoted.
     PaymentMismatch,
+    /// It was not shipped as long as the payment could be taken.
+    NotShipped,
     CancelledByBuyer,
     /// By an operator.
     Abandoned,
@@ -68,9 +91,11 @@ impl Reason {
     pub fn code(self) -> &'static str {
         match self {
             Self::OutOfStock => "out_of_stock",
+            Self::ReservationTimedOut => "reservation_timed_out",
             Self::PaymentDeclined => "payment_declined",
             Self::PaymentTimedOut => "payment_timed_out",
             Self::PaymentMismatch => "payment_mismatch",
+            Self::NotShipped => "not_shipped",
             Self::CancelledByBuyer => "cancelled_by_buyer",
             Self::Abandoned => "abandoned",
         }
@@ -87,55 +112,16 @@ pub struct Line {
     pub total: Money,
 }
 
-/// Who buys, and where it goes: personal data, in a field of its own in every event.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Buyer {
-    pub email: String,
-    pub shipping_address: Address,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Address {
-    pub name: String,
-    pub line1: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub line2: Option<String>,
-    pub city: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub region: Option<String>,
-    pub postal_code: String,
-    /// ISO 3166-1 alpha-2, such as GB.
-    pub country: String,
-}
-
-impl Buyer {
-    pub(crate) fn check(&self, checks: &mut Checks) {
-        checks.line("/email", &self.email, 254);
-        let parts = self.email.split_once('@');
-        let plausible = parts.is_some_and(|(name, host)| !name.is_empty() && host.contains('.'));
-        let plain = !self.email.contains(char::is_whitespace);
-        checks.require(plausible && plain, "/email", "must be an e-mail address");
-        let address = &self.shipping_address;
-        checks.line("/shipping_address/name", &address.name, 200);
-        checks.line("/shipping_address/line1", &address.line1, 200);
-        checks.line("/shipping_address/city", &address.city, 100);
-        checks.line("/shipping_address/postal_code", &address.postal_code, 20);
-        for (pointer, text) in [("line2", &address.line2), ("region", &address.region)] {
-            if let Some(text) = text {
-                checks.line(&format!("/shipping_address/{pointer}"), text, 200);
-            }
-        }
-        let country = address.country.len() == 2 && address.country.bytes().all(|b| b.is_ascii_uppercase());
-        checks.require(country, "/shipping_address/country", "must be an ISO 3166-1 code such as GB");
-    }
-}
-
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
     Place { cart_id: CartId, lines: Vec<Line>, total: Money, buyer: Buyer },
     Confirm,
     RequestCancellation,
     Cancel { reason: Reason },
+    Ship(ShipmentAsked),
+    Return(ReturnAsked),
+    Refund(RefundAsked),
+    FailRefund { refund_id: Uuid, reason: String },
     Import(Import),
     ImportReturn(Reversal),
     ImportRefund(Reversal),
@@ -168,10 +154,27 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         personal: Option<Customer>,
     },
-    /// Goods came back, and what they cost was given back.
+    #[serde(rename = "order.shipped")]
+    Shipped {
+        shipment_id: Uuid,
+        lines: Vec<Units>,
+        #[serde(flatten)]
+        parcel: Parcel,
+        /// Nothing is left to be shipped.
+        is_last: bool,
+    },
+    /// Goods came back.
+    #[serde(rename = "order.goods_returned")]
+    GoodsReturned { return_id: Uuid, lines: Vec<Units>, reason: String },
+    /// Money is to be given back.
+    #[serde(rename = "order.refund_requested")]
+    RefundRequested { refund_id: Uuid, amount: Money, reason: String },
+    #[serde(rename = "order.refund_failed")]
+    RefundFailed { refund_id: Uuid, amount: Money, reason: String },
+    /// In another shop, goods came back, and what they cost was given back.
     #[serde(rename = "order.returned")]
     Returned(Reversal),
-    /// Money was given back, and no goods came: a discount, postage.
+    /// In another shop, money was given back, and no goods came: a discount, postage.
     #[serde(rename = "order.refunded")]
     Refunded(Reversal),
 }
@@ -188,6 +191,18 @@ pub enum Error {
     Imported,
     #[error("the order was not imported")]
     NotImported,
+    #[error("the order is not confirmed")]
+    NotConfirmed,
+    #[error("some of the order is shipped: it can be returned")]
+    Shipped,
+    #[error("`{0}` is not in the order")]
+    NotOrdered(Sku),
+    #[error("only {left} units of `{sku}` are left to be shipped")]
+    NothingToShip { sku: Sku, left: u32 },
+    #[error("only {left} units of `{sku}` are with the buyer")]
+    NothingToReturn { sku: Sku, left: u32 },
+    #[error("the command is not valid")]
+    InvalidCommand(Vec<Invalid>),
     #[error("only {kept} of the order have not been given back")]
     MoreThanPaid { kept: Money },
     #[error("the record of the order is not valid")]
@@ -207,6 +222,10 @@ impl Aggregate for Order {
             Command::Confirm => Ok(self.confirm()),
             Command::RequestCancellation => self.request_cancellation(),
             Command::Cancel { reason } => Ok(self.cancel(reason)),
+            Command::Ship(asked) => self.ship(asked),
+            Command::Return(asked) => self.take_back(asked),
+            Command::Refund(asked) => self.refund(asked),
+            Command::FailRefund { refund_id, reason } => Ok(self.fail_refund(refund_id, reason)),
             Command::Import(record) => self.import(record),
             Command::ImportReturn(reversal) => self.reverse(reversal).map(|all| vec![Event::Returned(all)]),
             Command::ImportRefund(reversal) => self.reverse(reversal).map(|all| vec![Event::Refunded(all)]),
@@ -219,10 +238,24 @@ impl Aggregate for Order {
 
     fn evolve(&mut self, event: &Event) {
         match event {
-            Event::Placed { .. } => self.status = Some(Status::Pending),
+            Event::Placed { lines, total, .. } => {
+                self.status = Some(Status::Pending);
+                self.kept = Some(*total);
+                self.fulfilment.placed(lines);
+            }
             Event::Confirmed {} => self.status = Some(Status::Confirmed),
             Event::CancellationRequested {} => self.cancellation_requested = true,
             Event::Cancelled { reason } => self.status = Some(Status::Cancelled(*reason)),
+            Event::Shipped { lines, .. } => self.fulfilment.shipped(lines),
+            Event::GoodsReturned { lines, .. } => self.fulfilment.returned(lines),
+            Event::RefundRequested { refund_id, amount, .. } => {
+                self.refunds.insert(*refund_id, *amount);
+                self.kept = self.kept.and_then(|kept| kept.minus(*amount).ok());
+            }
+            Event::RefundFailed { refund_id, amount, .. } => {
+                self.refunds.remove(refund_id);
+                self.kept = self.kept.and_then(|kept| kept.plus(*amount).ok());
+            }
             Event::Imported { lines, total, .. } => {
                 self.status = Some(Status::Imported);
                 self.kept = Some(*total).filter(|_| !lines.is_empty());
@@ -262,6 +295,7 @@ impl Order {
             Some(Status::Cancelled(Reason::CancelledByBuyer)) => Ok(Vec::new()),
             Some(Status::Cancelled(reason)) => Err(Error::Cancelled(reason)),
             Some(Status::Imported) => Err(Error::Imported),
+            Some(Status::Confirmed) if self.fulfilment.is_begun() => Err(Error::Shipped),
             Some(Status::Pending | Status::Confirmed) if self.cancellation_requested => Ok(Vec::new()),
             Some(Status::Pending | Status::Confirmed) => Ok(vec![Event::CancellationRequested {}]),
         }
@@ -272,114 +306,5 @@ impl Order {
             Some(Status::Pending | Status::Confirmed) => vec![Event::Cancelled { reason }],
             None | Some(Status::Cancelled(_) | Status::Imported) => Vec::new(),
         }
-    }
-}
-
-#[cfg(test)]
-pub(crate) mod spec {
-    use uuid::Uuid;
-
-    use super::*;
-    use crate::ids::OrderId;
-    use crate::spec::given;
-
-    pub const ORDER: OrderId = OrderId(Uuid::from_u128(7));
-
-    pub fn sku(code: &str) -> Sku {
-        code.parse().expect("a SKU")
-    }
-
-    pub fn money(amount: i64, currency: &str) -> Money {
-        Money::new(amount, currency.parse().expect("a currency"))
-    }
-
-    pub fn line(code: &str, quantity: u32, price: i64) -> Line {
-        let unit_price = money(price, "GBP");
-        let total = unit_price.times(quantity).expect("small");
-        Line { sku: sku(code), title: "Mug".into(), quantity, unit_price, total }
-    }
-
-    pub fn alice() -> Buyer {
-        Buyer {
-            email: "alice@example.com".into(),
-            shipping_address: Address {
-                name: "Alice Ames".into(),
-                line1: "1 High Street".into(),
-                line2: None,
-                city: "Leeds".into(),
-                region: None,
-                postal_code: "LS1 1AA".into(),
-                country: "GB".into(),
-            },
-        }
-    }
-
-    pub fn placed() -> Event {
-        Event::Placed {
-            cart_id: CartId(Uuid::from_u128(3)),
-            lines: vec![line("MUG", 2, 500)],
-            total: money(1000, "GBP"),
-            country: "GB".into(),
-            personal: alice(),
-        }
-    }
-
-    #[test]
-    fn is_confirmed_once() {
-        given::<Order>([placed()])
-            .when(Command::Confirm)
-            .then([Event::Confirmed {}])
-            .when(Command::Confirm)
-            .then_nothing();
-    }
-
-    #[test]
-    fn a_request_to_cancel_overtakes_the_confirmation() {
-        given::<Order>([placed()])
-            .when(Command::RequestCancellation)
-            .then([Event::CancellationRequested {}])
-            .when(Command::Confirm)
-            .then_nothing()
-            .when(Command::Cancel { reason: Reason::CancelledByBuyer })
-            .then([Event::Cancelled { reason: Reason::CancelledByBuyer }])
-            .when(Command::RequestCancellation)
-            .then_nothing();
-    }
-
-    #[test]
-    fn a_confirmed_order_can_be_cancelled() {
-        given::<Order>([placed(), Event::Confirmed {}])
-            .when(Command::RequestCancellation)
-            .then([Event::CancellationRequested {}]);
-    }
-
-    #[test]
-    fn what_is_cancelled_stays_cancelled() {
-        let reason = Reason::OutOfStock;
-        given::<Order>([placed(), Event::Cancelled { reason }])
-            .when(Command::Confirm)
-            .then_nothing()
-            .when(Command::Cancel { reason: Reason::PaymentDeclined })
-            .then_nothing()
-            .when(Command::RequestCancellation)
-            .then_refused(Error::Cancelled(reason));
-    }
-
-    #[test]
-    fn an_unknown_order_can_not_be_cancelled() {
-        given::<Order>([]).when(Command::RequestCancellation).then_refused(Error::Unknown);
-    }
-
-    #[test]
-    fn a_buyer_is_checked_field_by_field() {
-        let mut buyer = alice();
-        buyer.email = "alice at example".into();
-        buyer.shipping_address.country = "England".into();
-        buyer.shipping_address.line1 = "\0".into();
-        let mut checks = Checks::default();
-        buyer.check(&mut checks);
-        let found = checks.finish().expect_err("invalid");
-        let pointers: Vec<_> = found.iter().map(|invalid| invalid.pointer.as_str()).collect();
-        assert_eq!(pointers, ["/email", "/shipping_address/line1", "/shipping_address/country"]);
     }
 }

@@ -16,6 +16,7 @@ pub fn current(kind: &str) -> Option<u32> {
         "stock.dispatched" => 1,
         "cart.created" | "cart.line_set" | "cart.line_removed" | "cart.checked_out" | "cart.reopened" => 1,
         "order.confirmed" | "order.cancellation_requested" | "order.cancelled" => 1,
+        "order.shipped" | "order.goods_returned" | "order.refund_requested" | "order.refund_failed" => 1,
         "order.imported" | "order.returned" | "order.refunded" => 1,
         "payment.authorization_requested" | "payment.authorized" | "payment.declined" => 1,
         "payment.capture_requested" | "payment.captured" | "payment.cancellation_requested" => 1,

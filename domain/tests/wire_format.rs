@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use domain::commit::{DecodeError, ENVELOPE_VERSION, Hash};
-use domain::order::{Address, Buyer, Customer, Line, Reason, Reversal};
+use domain::order::{Address, Buyer, Customer, Line, Parcel, Reason, Reversal, Units};
 use domain::payment::Operation;
 use domain::product::{Changes, Details};
 use domain::{CommandId, Commit, Event, Money, OrderId, RecordedEvent};
@@ -101,6 +101,13 @@ fn cart_events() -> Vec<cart::Event> {
 }
 
 fn order_events() -> Vec<order::Event> {
+    let (id, reason) = (Uuid::from_u128(9), "too small".to_owned());
+    let units = vec![Units { sku: "MUG".parse().unwrap(), quantity: 1 }];
+    let parcel = Parcel {
+        carrier: Some("Parcelforce".into()),
+        tracking_number: Some("PF1".into()),
+        tracking_url: Some("https://example.com/PF1".into()),
+    };
     let cart_id = domain::CartId(Uuid::from_u128(3));
     vec![
         order::Event::Placed {
@@ -121,6 +128,13 @@ fn order_events() -> Vec<order::Event> {
         imported(None),
         order::Event::Returned(reversal()),
         order::Event::Refunded(reversal()),
+        order::Event::Cancelled { reason: Reason::ReservationTimedOut },
+        order::Event::Cancelled { reason: Reason::PaymentMismatch },
+        order::Event::Cancelled { reason: Reason::NotShipped },
+        order::Event::Shipped { shipment_id: id, lines: units.clone(), parcel, is_last: true },
+        order::Event::GoodsReturned { return_id: id, lines: units, reason: reason.clone() },
+        order::Event::RefundRequested { refund_id: id, amount: gbp(500), reason: reason.clone() },
+        order::Event::RefundFailed { refund_id: id, amount: gbp(500), reason },
     ]
 }
 

@@ -3,17 +3,19 @@
 mod rows;
 mod view;
 
+use domain::order::Units;
 use domain::{Event, Money, OrderId, cart, order, payment, stock};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use sqlx::PgConnection;
+use uuid::Uuid;
 
 use crate::insert::Inserts;
 use crate::projection::{Happened, Key, Projection, Writer};
 use crate::rows::Rows;
-use rows::{Quote, Row, Step};
+use rows::{About, ParcelRow, Quote, Row, Step};
 
-pub use view::{Order, Refund, TimelineEntry, Whole, order};
+pub use view::{Order, Parcel, Refund, TimelineEntry, Whole, order};
 
 pub const NAME: &str = "orders";
 
@@ -37,6 +39,7 @@ impl Projection for Orders {
             ("orders", "id"),
             ("quotes", "order_id"),
             ("refunds", "order_id, position, index"),
+            ("parcels", "order_id, position, index"),
             ("timeline", "order_id, position, index"),
         ]
     }
@@ -52,6 +55,9 @@ impl Projection for Orders {
              total jsonb,
              payment_status text not null,
              payment jsonb,
+             ordered bigint not null,
+             shipped bigint not null,
+             returned bigint not null,
              placed_at timestamptz not null,
              version bigint not null,
              position bigint not null
@@ -70,6 +76,16 @@ impl Projection for Orders {
              amount bigint not null,
              currency text not null
          );
+         create table parcels (
+             order_id uuid not null,
+             position bigint not null,
+             index int not null,
+             at timestamptz not null,
+             id uuid not null,
+             is_return bool not null,
+             lines jsonb not null,
+             about jsonb not null
+         );
          create table timeline (
              order_id uuid not null,
              position bigint not null,
@@ -84,6 +100,7 @@ impl Projection for Orders {
             "create index on orders (placed_at, id)",
             "alter table quotes add primary key (order_id)",
             "alter table refunds add primary key (order_id, position, index)",
+            "alter table parcels add primary key (order_id, position, index)",
             "alter table timeline add primary key (order_id, position, index)",
         ]
     }
@@ -107,6 +124,7 @@ struct OrdersWriter {
     /// Apart from what changes: an order of a thousand lines is touched some thousand times.
     quotes: Inserts,
     refunds: Inserts,
+    parcels: Inserts,
     timeline: Inserts,
 }
 
@@ -114,10 +132,13 @@ impl Default for OrdersWriter {
     fn default() -> Self {
         const REFUND: [&str; 8] =
             ["order_id", "position", "index", "at", "reference", "with_goods", "amount", "currency"];
+        const PARCEL: [&str; 8] =
+            ["order_id", "position", "index", "at", "id", "is_return", "lines", "about"];
         Self {
             orders: Rows::default(),
             quotes: Inserts::new("quotes", &["order_id", "lines"]),
             refunds: Inserts::new("refunds", &REFUND),
+            parcels: Inserts::new("parcels", &PARCEL),
             timeline: Inserts::new("timeline", &["order_id", "position", "index", "kind", "at"]),
         }
     }
@@ -140,7 +161,8 @@ impl Writer for OrdersWriter {
     }
 
     fn pending_bytes(&self) -> usize {
-        self.orders.pending_bytes() + self.quotes.bytes() + self.refunds.bytes() + self.timeline.bytes()
+        let inserts = [&self.quotes, &self.refunds, &self.parcels, &self.timeline];
+        self.orders.pending_bytes() + inserts.iter().map(|inserts| inserts.bytes()).sum::<usize>()
     }
 
     fn flush<'a>(&'a mut self, transaction: &'a mut PgConnection) -> BoxFuture<'a, Result<(), sqlx::Error>> {
@@ -148,6 +170,7 @@ impl Writer for OrdersWriter {
             self.orders.store(transaction).await?;
             self.quotes.store(transaction).await?;
             self.refunds.store(transaction).await?;
+            self.parcels.store(transaction).await?;
             self.timeline.store(transaction).await
         }
         .boxed()
@@ -170,28 +193,53 @@ impl OrdersWriter {
             {
                 self.quotes.add(&Quote { order_id: id, lines });
             }
-            Event::Order(order::Event::Returned(reversal)) => self.refund(id, happened, reversal, true),
-            Event::Order(order::Event::Refunded(reversal)) => self.refund(id, happened, reversal, false),
+            Event::Order(order::Event::Returned(reversal)) => {
+                self.refund(id, happened, &reversal.reference, reversal.refund, true);
+            }
+            Event::Order(order::Event::Refunded(reversal)) => {
+                self.refund(id, happened, &reversal.reference, reversal.refund, false);
+            }
+            Event::Payment(payment::Event::Refunded { refund, amount }) => {
+                let reference = refund.split_once(':').map_or(refund.as_str(), |(_, id)| id);
+                self.refund(id, happened, reference, *amount, false);
+            }
+            Event::Order(order::Event::Shipped { shipment_id, lines, parcel, .. }) => {
+                self.parcel(id, happened, *shipment_id, lines, About::Parcel(parcel));
+            }
+            Event::Order(order::Event::GoodsReturned { return_id, lines, reason }) => {
+                self.parcel(id, happened, *return_id, lines, About::Reason { reason });
+            }
             _ => {}
         }
         let Happened { position, index, at, kind, .. } = *happened;
         self.timeline.add(&Step { order_id: id, position, index, kind, at });
     }
 
-    fn refund(&mut self, id: OrderId, happened: &Happened<'_>, reversal: &order::Reversal, with_goods: bool) {
+    fn refund(
+        &mut self,
+        order_id: OrderId,
+        happened: &Happened<'_>,
+        reference: &str,
+        Money { amount, currency }: Money,
+        with_goods: bool,
+    ) {
         let Happened { position, index, at, .. } = *happened;
-        let order::Reversal { reference, refund: Money { amount, currency }, .. } = reversal;
-        let (amount, currency) = (*amount, currency.code());
-        self.refunds.add(&rows::Refund {
-            order_id: id,
-            position,
-            index,
-            at,
-            reference,
-            with_goods,
-            amount,
-            currency,
-        });
+        let currency = currency.code();
+        let refund = rows::Refund { order_id, position, index, at, reference, with_goods, amount, currency };
+        self.refunds.add(&refund);
+    }
+
+    fn parcel(
+        &mut self,
+        order_id: OrderId,
+        happened: &Happened<'_>,
+        id: Uuid,
+        lines: &[Units],
+        about: About<'_>,
+    ) {
+        let Happened { position, index, at, .. } = *happened;
+        let is_return = matches!(about, About::Reason { .. });
+        self.parcels.add(&ParcelRow { order_id, position, index, at, id, is_return, lines, about });
     }
 }
 

@@ -1,13 +1,13 @@
 //! Sales, for analysts: what was sold and given back, by day and country, and by day and product.
 //!
 //! An order counts when it is confirmed, on the day on which it is (UTC); what is cancelled or given back
-//! counts on the day on which that happens. An imported order counts when it was placed.
+//! counts on the day on which that happens: money by country, goods by product. An imported order counts when it was placed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::NaiveDate;
-use domain::order::{self, Line};
-use domain::{Event, OrderId};
+use domain::order::{self, Line, Units};
+use domain::{Event, Money, OrderId};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use infra::read_models::ReadModel;
@@ -29,7 +29,7 @@ impl Projection for Sales {
     }
 
     fn version(&self) -> i32 {
-        1
+        2
     }
 
     fn categories(&self) -> &'static [&'static str] {
@@ -198,7 +198,11 @@ impl SalesWriter {
                 let country = self.orders.get(&id.0).map(|order| order.country.clone());
                 self.given_back(day, &country.unwrap_or_default(), &reversal.lines);
             }
-            order::Event::CancellationRequested {} => {}
+            order::Event::RefundRequested { amount, .. } => self.refunded(id, day, *amount, 1),
+            // It was counted when it was asked for.
+            order::Event::RefundFailed { amount, .. } => self.refunded(id, day, *amount, -1),
+            order::Event::GoodsReturned { lines, .. } => self.came_back(id, day, lines),
+            order::Event::Shipped { .. } | order::Event::CancellationRequested {} => {}
         }
     }
 
@@ -218,6 +222,23 @@ impl SalesWriter {
             let currency = line.total.currency.code();
             self.in_country(day, country, currency).given_back(line);
             self.of_product(day, line.sku.as_str(), currency).given_back(line);
+        }
+    }
+
+    /// Money that is given back counts for the country; which product it is for, only the goods say.
+    fn refunded(&mut self, id: OrderId, day: NaiveDate, amount: Money, sign: i64) {
+        let country = self.orders.get(&id.0).map(|order| order.country.clone()).unwrap_or_default();
+        let sums = self.in_country(day, &country, amount.currency.code());
+        sums.refunded = sums.refunded.saturating_add(amount.amount.saturating_mul(sign));
+    }
+
+    fn came_back(&mut self, id: OrderId, day: NaiveDate, units: &[Units]) {
+        let lines = self.orders.get(&id.0).map(|order| order.lines.clone()).unwrap_or_default();
+        for Units { sku, quantity } in units {
+            let Some(line) = lines.iter().find(|line| line.sku == *sku) else { continue };
+            let cost = line.unit_price.amount.saturating_mul(i64::from(*quantity));
+            let sums = self.of_product(day, sku.as_str(), line.total.currency.code());
+            sums.refunded = sums.refunded.saturating_add(cost);
         }
     }
 

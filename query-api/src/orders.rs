@@ -1,5 +1,6 @@
 //! One order, and how it came to be what it is.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -25,17 +26,18 @@ pub(crate) struct Order {
     /// Where it goes: ISO 3166-1, or as the record that it was imported from has it.
     #[serde(skip_serializing_if = "Option::is_none")]
     country: Option<String>,
-    /// pending, confirmed, cancelled or imported
+    /// pending, confirmed, completed (paid and shipped), cancelled or imported
     status: String,
-    /// Why it was cancelled: out_of_stock, payment_declined, payment_timed_out or
-    /// cancelled_by_buyer.
+    /// Why it was cancelled: out_of_stock, reservation_timed_out, payment_declined, payment_timed_out,
+    /// payment_mismatch, not_shipped, cancelled_by_buyer or abandoned.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
     lines: Vec<Line>,
     total: Option<MoneyBody>,
     payment: Payment,
+    fulfilment: Fulfilment,
     placed_at: DateTime<Utc>,
-    /// What was given back of an imported order, oldest first.
+    /// What was given back, oldest first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     refunds: Vec<Refund>,
     /// Oldest first.
@@ -51,10 +53,44 @@ pub(crate) struct Line {
     total: MoneyBody,
 }
 
+/// What was asked for, and what the provider did; amounts are in minor units of the order's currency.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Payment {
-    /// none, pending, declined, authorized, captured, voided or refunded
+    /// none, pending, action_required, declined, partially_authorized, authorized, partially_captured, captured,
+    /// overcharged, partially_refunded, refunded, voided or charged_back
     status: String,
+    authorized: i64,
+    captured: i64,
+    refunded: i64,
+    charged_back: i64,
+}
+
+/// Where the goods are.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Fulfilment {
+    /// unfulfilled, partially_shipped, shipped, partially_returned or returned
+    status: &'static str,
+    /// Oldest first.
+    shipments: Vec<Parcel>,
+    /// Oldest first.
+    returns: Vec<Parcel>,
+}
+
+/// Goods that went to the buyer, or came back.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Parcel {
+    id: Uuid,
+    at: DateTime<Utc>,
+    lines: Vec<Units>,
+    /// `carrier`, `tracking_number` and `tracking_url` of a shipment; `reason` of a return.
+    #[serde(flatten)]
+    about: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Units {
+    sku: String,
+    quantity: u32,
 }
 
 /// Something of what the order cost was given back.
@@ -114,8 +150,45 @@ impl From<orders::Refund> for Refund {
     }
 }
 
+impl From<orders::Parcel> for Parcel {
+    fn from(parcel: orders::Parcel) -> Self {
+        let units =
+            |units: domain::order::Units| Units { sku: units.sku.to_string(), quantity: units.quantity };
+        let lines = parcel.lines.0.into_iter().map(units).collect();
+        Self { id: parcel.id, at: parcel.at, lines, about: parcel.about.0 }
+    }
+}
+
+/// Confirmed, paid and shipped: nothing more is to come.
+fn is_completed(order: &orders::Order) -> bool {
+    let is_paid = order.payment.as_ref().is_some_and(|amounts| amounts.captured >= amounts.requested);
+    order.status == "confirmed" && order.ordered > 0 && order.shipped >= order.ordered && is_paid
+}
+
+fn payment(order: &orders::Order) -> Payment {
+    let amounts = order.payment.as_ref().map(|amounts| amounts.0.clone()).unwrap_or_default();
+    Payment {
+        status: order.payment_status.clone(),
+        authorized: amounts.authorized,
+        captured: amounts.captured,
+        refunded: amounts.refunded,
+        charged_back: amounts.charged_back,
+    }
+}
+
+fn fulfilment(order: &orders::Order, parcels: Vec<orders::Parcel>) -> Fulfilment {
+    let units = |units: i64| u64::try_from(units).unwrap_or_default();
+    let (ordered, shipped, returned) = (units(order.ordered), units(order.shipped), units(order.returned));
+    let (returns, shipments): (Vec<_>, Vec<_>) = parcels.into_iter().partition(|parcel| parcel.is_return);
+    Fulfilment {
+        status: domain::order::fulfilment_status(ordered, shipped, returned),
+        shipments: shipments.into_iter().map(Parcel::from).collect(),
+        returns: returns.into_iter().map(Parcel::from).collect(),
+    }
+}
+
 impl From<orders::Whole> for Order {
-    fn from(orders::Whole { order, refunds, timeline }: orders::Whole) -> Self {
+    fn from(orders::Whole { order, refunds, parcels, timeline }: orders::Whole) -> Self {
         let line = |line: domain::order::Line| Line {
             sku: line.sku.to_string(),
             title: line.title,
@@ -124,15 +197,18 @@ impl From<orders::Whole> for Order {
             total: line.total.into(),
         };
         let step = |orders::TimelineEntry { kind, at, position }| Step { kind, at, position };
+        let (payment, fulfilment) = (payment(&order), fulfilment(&order, parcels));
+        let status = if is_completed(&order) { "completed".to_owned() } else { order.status };
         Self {
             id: order.id,
             number: order.number,
             country: order.country,
-            status: order.status,
+            status,
             reason: order.reason,
             lines: order.lines.0.into_iter().map(line).collect(),
             total: order.total.0.map(MoneyBody::from),
-            payment: Payment { status: order.payment_status },
+            payment,
+            fulfilment,
             placed_at: order.placed_at,
             refunds: refunds.into_iter().map(Refund::from).collect(),
             timeline: timeline.into_iter().map(step).collect(),

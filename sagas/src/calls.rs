@@ -8,7 +8,7 @@ use sqlx::{FromRow, PgConnection};
 use uuid::Uuid;
 
 use crate::checkout::{self, Checkout};
-use crate::saga::{Action, Input};
+use crate::saga::{Action, Input, RETRY};
 use crate::work::{Again, Kind, Sagas, Work};
 
 /// What an operator wants done with a saga.
@@ -46,7 +46,7 @@ impl Sagas {
         let payment = self.executors.payments.load(order_id).await.map_err(Again::because)?;
         let Some(request) = payment.state.open_request(order_id) else { return Ok(()) };
         let cause = Uuid::now_v7();
-        let input = Input::Timer { name: "retry".to_owned(), generation: request.open.attempt };
+        let input = Input::Timer { name: RETRY.to_owned(), generation: request.open.attempt };
         self.try_to_deal_with(&called_for(Kind::Payment, order_id, input, cause)).await
     }
 
@@ -61,7 +61,7 @@ impl Sagas {
         let events = events.map_err(Again::because)?;
         let Some(cause) = last.commit.causation else { return Ok(()) };
         let state = self.checkouts.load(order_id).await.map_err(Again::because)?.state;
-        let mut input = Input::Timer { name: "retry".to_owned(), generation: 0 };
+        let mut input = Input::Timer { name: RETRY.to_owned(), generation: 0 };
         if let Some(checkout::Event::Started(quote)) = events.first() {
             input = self.checked_out(quote, cause).await?.unwrap_or(input);
         }

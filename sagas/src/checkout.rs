@@ -1,29 +1,40 @@
-//! From a checked-out cart to a confirmed order, or back to a cart with nothing held or charged.
+//! From a checked-out cart to an order that is paid and shipped, or back to a cart with nothing held or charged.
 //!
 //! | when                        | + do                                 | − undo, if a later step fails   |
 //! |-----------------------------|--------------------------------------|---------------------------------|
 //! | cart::CheckedOut            | order::Place, set the deadline       | cart::Reopen, order::Cancel     |
 //! | order::Placed               | stock::Reserve, every line           | stock::Release                  |
 //! | every line reserved         | payment::Authorize the quoted amount | payment::Undo                   |
+//! | payment::ActionRequired     | wait for the buyer, until a deadline |                                 |
 //! | payment::Authorized         | order::Confirm                       |                                 |
 //! | order::Confirmed            | payment::Capture, stock::Sell        | payment::Undo, stock::Return    |
-//! | a line refused, payment declined, the deadline, a request to cancel, an operator | everything above, backwards | |
+//! | the same, if captured at shipment | stock::Sell                    | payment::Undo, stock::Return    |
+//! | order::Shipped              | then payment::Capture                |                                 |
+//! | order::RefundRequested      | payment::Refund                      | order::FailRefund, if it fails  |
+//! | order::GoodsReturned        | stock::Return                        |                                 |
+//! | a line refused, payment declined, a deadline, a request to cancel, an operator | everything above, backwards | |
 //!
 //! Undo goes backwards and waits for each step: first the money, then the stock, then the cart is
-//! open again, and last the order is cancelled; who sees it cancelled finds nothing held.
+//! open again, and last the order is cancelled; who sees it cancelled finds nothing held. Only if the
+//! provider does not say what became of the money, nobody waits for that: the payment sees to it alone.
+//!
+//! Each stage that waits has a deadline. One timer serves them all: it is moved only when it fires too early,
+//! or would fire too late. What is shipped is not taken back: it can be returned.
 
+mod act;
 mod react;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 
-use chrono::{DateTime, Utc};
-use domain::order::{Line, Reason};
-use domain::{Aggregate, CartId, Command, Event as Happened, Money, OrderId, Sku};
-use domain::{cart, order, payment, stock};
+use chrono::{DateTime, Duration, Utc};
+use domain::order::{Line, Reason, Units};
+use domain::{Aggregate, CartId, Event as Happened, Money, OrderId, Sku};
+use domain::{cart, order, stock};
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
-use crate::saga::{Action, Due, Input, Summary};
+use crate::saga::{Due, Input, Summary};
 use react::Draft;
 
 pub const NAME: &str = "checkout";
@@ -41,7 +52,56 @@ pub struct Checkout {
     payment_open: bool,
     /// The order was confirmed, so its lines are sold, and its cart stays closed.
     confirmed: bool,
+    captured: bool,
+    /// The buyer had to do something for the payment: there is time for that once.
+    challenged: bool,
+    shipped: Shipped,
     reason: Option<Reason>,
+    /// Until when the stage may last, and which firing of the timer says so.
+    deadline: Option<DateTime<Utc>>,
+    generation: u32,
+    /// Shipments, returns and refunds that it has seen to.
+    seen: BTreeSet<Uuid>,
+}
+
+/// How long each stage may wait, and when the money is taken.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// For the order to be placed and every line to have its answer.
+    pub hold: Duration,
+    /// For the payment to be authorised, from the checkout on.
+    pub authorization: Duration,
+    /// For the buyer to do what the provider requires of them, such as 3-D Secure.
+    pub challenge: Duration,
+    /// For the provider to capture what it has authorised.
+    pub capture: Duration,
+    /// For all to be shipped; nothing, where nothing is.
+    pub shipment: Option<Duration>,
+    pub capture_at: CaptureAt,
+}
+
+/// When the money is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CaptureAt {
+    Confirmation,
+    /// All of it, when the first parcel goes.
+    Shipment,
+}
+
+/// An input, and by what it is decided.
+#[derive(Debug, Clone)]
+pub struct Told {
+    pub input: Input,
+    pub limits: Limits,
+    pub now: DateTime<Utc>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+enum Shipped {
+    #[default]
+    Nothing,
+    Some,
+    All,
 }
 
 /// What never changes in the course of a checkout.
@@ -52,7 +112,11 @@ pub struct Quote {
     pub units: BTreeMap<Sku, u32>,
     pub total: Money,
     pub payment: cart::PaymentMethod,
+    /// Until then, it has to be paid.
     pub deadline: DateTime<Utc>,
+    /// Until then, its lines have to be held.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold_until: Option<DateTime<Utc>>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +128,9 @@ enum Stage {
     Authorizing,
     Confirming,
     Capturing,
+    CaptureStuck,
+    Shipping,
+    ShipmentOverdue,
     Completed,
     UndoingPayment,
     Releasing,
@@ -80,6 +147,9 @@ impl Stage {
             Self::Authorizing => "authorizing",
             Self::Confirming => "confirming",
             Self::Capturing => "capturing",
+            Self::CaptureStuck => "capture_stuck",
+            Self::Shipping => "shipping",
+            Self::ShipmentOverdue => "shipment_overdue",
             Self::Completed => "completed",
             Self::UndoingPayment => "undoing_payment",
             Self::Releasing => "releasing",
@@ -114,8 +184,37 @@ pub enum Event {
     AuthorizationBegun {},
     #[serde(rename = "checkout.confirmation_begun")]
     ConfirmationBegun {},
+    /// The buyer is to do something for the payment.
+    #[serde(rename = "checkout.challenge_begun")]
+    ChallengeBegun { deadline: DateTime<Utc>, generation: u32 },
+    /// The timer fired before the stage's time was over.
+    #[serde(rename = "checkout.deadline_moved")]
+    DeadlineMoved { deadline: DateTime<Utc>, generation: u32 },
     #[serde(rename = "checkout.capture_begun")]
-    CaptureBegun {},
+    CaptureBegun {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        deadline: Option<DateTime<Utc>>,
+        #[serde(default, skip_serializing_if = "is_first")]
+        generation: u32,
+    },
+    /// The goods are sold, and the money will be taken when they are shipped.
+    #[serde(rename = "checkout.sale_begun")]
+    SaleBegun {},
+    #[serde(rename = "checkout.shipping_begun")]
+    ShippingBegun { is_paid: bool, deadline: DateTime<Utc>, generation: u32 },
+    #[serde(rename = "checkout.goods_shipped")]
+    GoodsShipped { shipment_id: Uuid, is_last: bool },
+    #[serde(rename = "checkout.shipment_overdue")]
+    ShipmentOverdue {},
+    /// The goods are gone, and the money can't be taken: somebody has to see to it.
+    #[serde(rename = "checkout.capture_stuck")]
+    CaptureStuck { reason: String },
+    #[serde(rename = "checkout.refund_begun")]
+    RefundBegun { refund_id: Uuid, amount: Money },
+    #[serde(rename = "checkout.refund_failed")]
+    RefundFailed { refund_id: Uuid, reason: String },
+    #[serde(rename = "checkout.return_begun")]
+    ReturnBegun { return_id: Uuid, lines: Vec<Units> },
     #[serde(rename = "checkout.completed")]
     Completed {},
     #[serde(rename = "checkout.abandoned")]
@@ -126,6 +225,9 @@ pub enum Event {
     PaymentUndoBegun {},
     #[serde(rename = "checkout.payment_undone")]
     PaymentUndone {},
+    /// What becomes of the money is not known yet, and not waited for.
+    #[serde(rename = "checkout.payment_undo_left")]
+    PaymentUndoLeft {},
     #[serde(rename = "checkout.release_begun")]
     ReleaseBegun {},
     #[serde(rename = "checkout.line_released")]
@@ -159,22 +261,21 @@ pub fn follows(stream_id: &str, event: &Happened) -> Option<OrderId> {
 impl Aggregate for Checkout {
     const CATEGORY: &'static str = NAME;
     const CODE: &'static [&'static str] = &[domain::CODE, env!("CODE_HASH")];
-    type Command = (Input, chrono::Duration);
+    type Command = Told;
     type Event = Event;
     type Error = Infallible;
 
-    /// What the saga makes of an input. The duration is how long a buyer has to pay.
-    fn decide(&self, (input, time_to_pay): Self::Command) -> Result<Vec<Event>, Infallible> {
-        let mut draft = Draft { state: self.clone(), events: Vec::new() };
+    /// What the saga makes of an input.
+    fn decide(&self, Told { input, limits, now }: Told) -> Result<Vec<Event>, Infallible> {
+        let mut draft = Draft { state: self.clone(), events: Vec::new(), limits, now };
         match input {
-            Input::Timer { name, .. } if name == DEADLINE => draft.deadline(),
+            Input::Timer { name, generation } if name == DEADLINE => draft.deadline(generation),
             Input::Timer { .. } => {}
             Input::Abandoned { reason } => draft.abandon(reason),
             Input::Event { stream, event, at } => match event {
                 Happened::Cart(cart::Event::CheckedOut { lines, total, payment, .. }) => {
                     if let Ok(cart_id) = stream.id().parse() {
-                        let units = units(&lines);
-                        draft.start(Quote { cart_id, units, total, payment, deadline: at + time_to_pay });
+                        draft.start(cart_id, units(&lines), total, payment, at);
                     }
                 }
                 Happened::Stock(event) => {
@@ -193,6 +294,7 @@ impl Aggregate for Checkout {
     fn evolve(&mut self, event: &Event) {
         match event {
             Event::Started(quote) => {
+                self.deadline = Some(quote.hold_until.unwrap_or(quote.deadline));
                 self.quote = Some(quote.clone());
                 self.stage = Stage::Placing;
             }
@@ -205,18 +307,52 @@ impl Aggregate for Checkout {
             Event::LineRefused { sku } => self.set_line(sku, LineState::Refused),
             Event::AuthorizationBegun {} => {
                 self.payment_open = true;
+                self.deadline = self.quote.as_ref().map(|quote| quote.deadline);
                 self.stage = Stage::Authorizing;
             }
-            Event::ConfirmationBegun {} => self.stage = Stage::Confirming,
-            Event::CaptureBegun {} => {
+            Event::ConfirmationBegun {} => self.stage_without_deadline(Stage::Confirming),
+            Event::ChallengeBegun { deadline, generation }
+            | Event::DeadlineMoved { deadline, generation } => {
+                self.challenged |= matches!(event, Event::ChallengeBegun { .. });
+                self.deadline = Some(*deadline);
+                self.generation = *generation;
+            }
+            Event::CaptureBegun { deadline, generation } => {
                 self.confirmed = true;
+                self.deadline = *deadline;
+                self.generation = *generation;
                 self.stage = Stage::Capturing;
             }
-            Event::Completed {} => self.stage = Stage::Completed,
+            Event::SaleBegun {} => self.confirmed = true,
+            Event::ShippingBegun { is_paid, deadline, generation } => {
+                self.captured |= is_paid;
+                self.deadline = Some(*deadline);
+                self.generation = *generation;
+                self.stage = Stage::Shipping;
+            }
+            Event::GoodsShipped { shipment_id, is_last } => {
+                self.seen.insert(*shipment_id);
+                self.shipped = if *is_last { Shipped::All } else { Shipped::Some };
+            }
+            Event::ShipmentOverdue {} => self.stage_without_deadline(Stage::ShipmentOverdue),
+            Event::CaptureStuck { .. } => self.stage_without_deadline(Stage::CaptureStuck),
+            Event::RefundBegun { refund_id, .. } => {
+                self.seen.insert(*refund_id);
+            }
+            Event::ReturnBegun { return_id, .. } => {
+                self.seen.insert(goods(*return_id));
+            }
+            Event::Completed {} => self.stage_without_deadline(Stage::Completed),
             Event::Abandoned { .. } => {}
-            Event::Failed { reason } => self.reason = Some(*reason),
+            Event::RefundFailed { refund_id, .. } => {
+                self.seen.insert(failed(*refund_id));
+            }
+            Event::Failed { reason } => {
+                self.reason = Some(*reason);
+                self.deadline = None;
+            }
             Event::PaymentUndoBegun {} => self.stage = Stage::UndoingPayment,
-            Event::PaymentUndone {} => self.payment_open = false,
+            Event::PaymentUndone {} | Event::PaymentUndoLeft {} => self.payment_open = false,
             Event::ReleaseBegun {} => self.stage = Stage::Releasing,
             Event::LineReleased { sku } => self.set_line(sku, LineState::Released),
             Event::CancellationBegun {} => self.stage = Stage::Cancelling,
@@ -226,93 +362,28 @@ impl Aggregate for Checkout {
 }
 
 impl Checkout {
-    /// What is to be done after these events were recorded.
-    #[must_use]
-    pub fn actions(
-        &self,
-        order_id: OrderId,
-        input: &Input,
-        recorded: &[Event],
-        at: DateTime<Utc>,
-    ) -> Vec<Action> {
-        let Some(quote) = &self.quote else { return Vec::new() };
-        let action = |event| self.actions_after(quote, order_id, input, event, at);
-        recorded.iter().flat_map(action).collect()
-    }
-
-    /// Depends only on what never changes once it's recorded, so that a repeat asks for the same.
-    fn actions_after(
-        &self,
-        quote: &Quote,
-        order_id: OrderId,
-        input: &Input,
-        event: &Event,
-        at: DateTime<Utc>,
-    ) -> Vec<Action> {
-        let order = |step, command| Action::execute(step, Command::Order(order_id, command));
-        let payment = |step, command| Action::execute(step, Command::Payment(order_id, command));
-        let every_line = |step, command: &dyn Fn(u32) -> stock::Command| {
-            let action = |(sku, units): (&Sku, &u32)| {
-                Action::execute(format!("{step}/{sku}"), Command::Stock(sku.clone(), command(*units)))
-            };
-            quote.units.iter().map(action).collect::<Vec<_>>()
-        };
-        match event {
-            Event::Started(_) => {
-                let deadline = Action::SetTimer { name: DEADLINE, generation: 0, at: quote.deadline };
-                placed(input).map(|place| order("place", place)).into_iter().chain([deadline]).collect()
-            }
-            Event::ReservationBegun {} => {
-                every_line("reserve", &|quantity| stock::Command::Reserve { order_id, quantity })
-            }
-            Event::AuthorizationBegun {} => {
-                let (amount, method) = (quote.total, quote.payment.clone());
-                vec![payment("authorize", payment::Command::Authorize { amount, payment: method, at })]
-            }
-            Event::ConfirmationBegun {} => vec![order("confirm", order::Command::Confirm)],
-            Event::CaptureBegun {} => {
-                let capture = [
-                    Action::CancelTimer { name: DEADLINE },
-                    payment("capture", payment::Command::Capture { at }),
-                ];
-                let sell = every_line("sell", &|_| stock::Command::Sell { order_id });
-                capture.into_iter().chain(sell).collect()
-            }
-            Event::Failed { .. } => vec![Action::CancelTimer { name: DEADLINE }],
-            Event::PaymentUndoBegun {} => vec![payment("undo", payment::Command::Undo { at })],
-            Event::ReleaseBegun {} if self.confirmed => {
-                every_line("return", &|quantity| stock::Command::Return { order_id, quantity })
-            }
-            Event::ReleaseBegun {} => every_line("release", &|_| stock::Command::Release { order_id }),
-            Event::CancellationBegun {} => {
-                let reason = self.reason.unwrap_or(Reason::CancelledByBuyer);
-                let reopen = Command::Cart(quote.cart_id, cart::Command::Reopen { order_id });
-                let reopen = (!self.confirmed).then(|| Action::execute("reopen", reopen));
-                reopen.into_iter().chain([order("cancel", order::Command::Cancel { reason })]).collect()
-            }
-            Event::Abandoned { .. }
-            | Event::LineHeld { .. }
-            | Event::LineRefused { .. }
-            | Event::Completed {}
-            | Event::PaymentUndone {}
-            | Event::LineReleased { .. }
-            | Event::Cancelled {} => Vec::new(),
-        }
-    }
-
     /// Where it has come to; nothing before it has begun.
     #[must_use]
     pub fn summary(&self) -> Option<Summary> {
-        let quote = self.quote.as_ref()?;
-        let is_waiting = self.reason.is_none() && self.waits_for_buyer();
-        let due = is_waiting.then_some(Due { timer: DEADLINE, generation: 0, at: quote.deadline });
+        self.quote.as_ref()?;
+        let due = self.deadline.filter(|_| self.reason.is_none());
+        let due = due.map(|at| Due { timer: DEADLINE, generation: self.generation, at });
         let is_over = matches!(self.stage, Stage::Completed | Stage::Cancelled);
         Some(Summary { stage: self.stage.name(), reason: self.reason.map(Reason::code), is_over, due })
     }
 
-    /// Later, the money is there, and what remains takes no buyer.
-    fn waits_for_buyer(&self) -> bool {
-        matches!(self.stage, Stage::Placing | Stage::Reserving | Stage::Authorizing)
+    fn is_held_for_less_than_to_be_paid(&self) -> bool {
+        self.quote.as_ref().is_some_and(|quote| quote.hold_until.is_some())
+    }
+
+    /// The buyer or the shop can still have something done about it.
+    fn is_confirmed(&self) -> bool {
+        self.confirmed && self.reason.is_none()
+    }
+
+    fn stage_without_deadline(&mut self, stage: Stage) {
+        self.stage = stage;
+        self.deadline = None;
     }
 
     fn set_line(&mut self, sku: &Sku, state: LineState) {
@@ -335,19 +406,17 @@ fn units(lines: &[Line]) -> BTreeMap<Sku, u32> {
     units
 }
 
-/// The order as the cart was checked out.
-fn placed(input: &Input) -> Option<order::Command> {
-    match input {
-        Input::Event {
-            stream,
-            event: Happened::Cart(cart::Event::CheckedOut { lines, total, personal, .. }),
-            ..
-        } => Some(order::Command::Place {
-            cart_id: stream.id().parse().ok()?,
-            lines: lines.clone(),
-            total: *total,
-            buyer: personal.clone(),
-        }),
-        _ => None,
-    }
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks by reference")]
+fn is_first(generation: &u32) -> bool {
+    *generation == 0
+}
+
+/// Goods and money that come back together have one name, and are told apart.
+fn goods(return_id: Uuid) -> Uuid {
+    Uuid::new_v5(&return_id, b"goods")
+}
+
+/// A failed refund is told apart from its beginning.
+fn failed(refund_id: Uuid) -> Uuid {
+    Uuid::new_v5(&refund_id, b"failed")
 }

@@ -9,6 +9,9 @@
 use chrono::{DateTime, Utc};
 use domain::{Command, Event, StreamId};
 
+/// Name of the timer that an operator lets fire.
+pub(crate) const RETRY: &str = "retry";
+
 /// What a saga is told.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Input {

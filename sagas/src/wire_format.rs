@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use chrono::DateTime;
-use domain::order::Reason;
+use domain::order::{Reason, Units};
 use domain::{CartId, CommandId, Money, RecordedEvent, cart};
 use uuid::Uuid;
 
@@ -17,7 +17,11 @@ fn all() -> Vec<Event> {
         total: Money::new(1000, "GBP".parse().unwrap()),
         payment: cart::PaymentMethod { method: "sandbox".into(), token: "tok_approve".into() },
         deadline: DateTime::from_timestamp(1_700_000_900, 0).unwrap(),
+        hold_until: None,
     };
+    let (deadline, generation) = (quote.deadline, 2);
+    let (id, amount) = (Uuid::from_u128(9), quote.total);
+    let held_for_less = Quote { hold_until: Some(deadline), ..quote.clone() };
     vec![
         Event::Started(quote),
         Event::ReservationBegun {},
@@ -25,7 +29,7 @@ fn all() -> Vec<Event> {
         Event::LineRefused { sku: sku() },
         Event::AuthorizationBegun {},
         Event::ConfirmationBegun {},
-        Event::CaptureBegun {},
+        Event::CaptureBegun { deadline: None, generation: 0 },
         Event::Completed {},
         Event::Abandoned { reason: "the buyer called".into() },
         Event::Failed { reason: Reason::OutOfStock },
@@ -35,6 +39,22 @@ fn all() -> Vec<Event> {
         Event::LineReleased { sku: sku() },
         Event::CancellationBegun {},
         Event::Cancelled {},
+        Event::Started(held_for_less),
+        Event::ChallengeBegun { deadline, generation },
+        Event::DeadlineMoved { deadline, generation },
+        Event::CaptureBegun { deadline: Some(deadline), generation },
+        Event::SaleBegun {},
+        Event::ShippingBegun { is_paid: true, deadline, generation },
+        Event::GoodsShipped { shipment_id: id, is_last: true },
+        Event::ShipmentOverdue {},
+        Event::CaptureStuck { reason: "expired_card".into() },
+        Event::RefundBegun { refund_id: id, amount },
+        Event::RefundFailed { refund_id: id, reason: "expired_card".into() },
+        Event::ReturnBegun { return_id: id, lines: vec![Units { sku: sku(), quantity: 1 }] },
+        Event::PaymentUndoLeft {},
+        Event::Failed { reason: Reason::ReservationTimedOut },
+        Event::Failed { reason: Reason::PaymentMismatch },
+        Event::Failed { reason: Reason::NotShipped },
     ]
 }
 

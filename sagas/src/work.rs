@@ -13,7 +13,7 @@ use infra::payment::{NoAnswer, Providers, Wanted, signal, signal_about};
 use infra::timers::{Fired, Timer, Timers};
 use uuid::Uuid;
 
-use crate::checkout::{self, Checkout};
+use crate::checkout::{self, Checkout, Limits, Told};
 use crate::index::Index;
 use crate::payment as payment_saga;
 use crate::reconcile;
@@ -31,8 +31,7 @@ const TROUBLE: u32 = 3;
 
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// How long a buyer has to pay, from the checkout on.
-    pub time_to_pay: Duration,
+    pub limits: Limits,
     pub patience: Patience,
     pub reconciliation: reconcile::Settings,
 }
@@ -138,9 +137,8 @@ impl Sagas {
                 payment_saga::actions(&work.input)
             }
             Kind::Checkout => {
-                let time_to_pay = chrono::Duration::from_std(self.settings.time_to_pay);
-                let time_to_pay = time_to_pay.map_err(Again::because)?;
-                let command = (work.input.clone(), time_to_pay);
+                let limits = self.settings.limits.clone();
+                let command = Told { input: work.input.clone(), limits, now: self.clock.now() };
                 let request = work.request("react", &work.input_name());
                 let recorded = self.checkouts.execute(work.order_id, &request, command).await?;
                 if recorded.events.is_empty() {

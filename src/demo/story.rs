@@ -60,11 +60,24 @@ impl Shop {
         let order = self.check_out(&cart, &total, "tok_approve").await?;
         let shown = self.settled(&order, "confirmed", "captured").await?;
         ensure!(shown["total"] == total, "the order's total is {}, not {total}", shown["total"]);
+        self.ship(&order).await?;
         self.show_log(&order, &["checkout.completed"]).await?;
         let available = self.available(product).await?;
         say(&format!("read model of the product: {available} available"));
         let before = product["available"].as_i64().unwrap_or(0);
         ensure!(available == before - UNITS, "{available} available, not {}", before - UNITS);
+        Ok(())
+    }
+
+    async fn ship(&self, order: &str) -> anyhow::Result<()> {
+        step("The shop ships it");
+        let parcel = json!({ "carrier": "Royal Mail", "tracking_number": "RM123456785GB" });
+        let shipped = self.post(&format!("/v1/orders/{order}/shipments"), &parcel).await?;
+        ensure!(shipped.status == StatusCode::CREATED, "{}", shipped.problem());
+        let shown = self.get(&format!("/v1/orders/{order}"), shipped.log_position).await?.body;
+        let (status, goods) = (text(&shown["status"]), text(&shown["fulfilment"]["status"]));
+        say(&format!("read model of the order: {status}, goods {goods}"));
+        ensure!(status == "completed" && goods == "shipped", "the order is {status}, its goods are {goods}");
         Ok(())
     }
 

@@ -4,5 +4,6 @@ mod answers;
 mod bad_input;
 mod checkout;
 mod crash;
+mod fulfilment;
 mod reports;
 mod tools;

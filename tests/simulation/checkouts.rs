@@ -23,6 +23,7 @@ use infra::log::{EventLog, MemoryLog, Stored};
 use infra::payment::{PaymentProvider, Providers};
 use infra::snapshots::{MemorySnapshots, Snapshots};
 use infra::writer::{self, Writer};
+use sagas::checkout::{CaptureAt, Limits};
 use sagas::{Checkout, Following, Index, Sagas};
 use tokio::task::JoinSet;
 use uuid::Uuid;
@@ -87,7 +88,7 @@ struct World {
     timers: Arc<SimulatedTimers>,
     calm: Calm,
     mutant: Mutant,
-    time_to_pay: Duration,
+    limits: Limits,
     crashes: AtomicU64,
 }
 
@@ -110,7 +111,7 @@ impl World {
             clock,
             calm,
             mutant,
-            time_to_pay: Duration::from_secs(random.choice([10, 30, 300]).unwrap_or(30)),
+            limits: limits(random),
             crashes: AtomicU64::default(),
         }
     }
@@ -155,7 +156,7 @@ impl World {
                 providers: Providers::new([self.provider.clone() as Arc<dyn PaymentProvider>]),
                 timers: self.timers.clone(),
                 settings: sagas::Settings {
-                    time_to_pay: self.time_to_pay,
+                    limits: self.limits.clone(),
                     patience: sagas::Patience::default(),
                     reconciliation: sagas::reconcile::Settings::default(),
                 },
@@ -201,6 +202,21 @@ impl World {
                 });
             }
         }
+    }
+}
+
+/// Short and long ones, so that each of them passes now and then.
+fn limits(random: &mut fastrand::Rng) -> Limits {
+    let mut seconds = |choice: [i64; 3]| chrono::Duration::seconds(random.choice(choice).unwrap_or(30));
+    Limits {
+        hold: seconds([5, 20, 60]),
+        authorization: seconds([10, 30, 300]),
+        challenge: seconds([10, 60, 300]),
+        capture: seconds([20, 600, 3_600]),
+        shipment: Some(seconds([60, 600, 600])),
+        capture_at: random
+            .choice([CaptureAt::Confirmation, CaptureAt::Shipment])
+            .unwrap_or(CaptureAt::Confirmation),
     }
 }
 

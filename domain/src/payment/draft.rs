@@ -38,15 +38,10 @@ impl Draft {
 
     /// Whatever was taken is to be given back.
     pub fn undo(&mut self) {
-        let needs_buyer = self.state.amounts.needs_buyer && self.is_open(Operation::Authorize);
         if self.state.open.is_some() && !self.state.to_be_undone {
             self.record(Event::CancellationRequested {});
         } else if self.state.amounts.requested > 0 {
             self.state.to_be_undone = true;
-        }
-        if needs_buyer {
-            // Nobody knows whether the buyer ever does it, so it is not waited for.
-            self.record(Event::VoidRequested { at: Some(self.at), stray: None });
         }
         self.go_on();
     }
@@ -242,6 +237,11 @@ impl Draft {
 
     /// What is to be asked for next, once nothing is open any more.
     fn go_on(&mut self) {
+        let needs_buyer = self.state.amounts.needs_buyer && self.is_open(Operation::Authorize);
+        if needs_buyer && self.state.to_be_undone {
+            // Nobody knows whether the buyer ever does it, so it is not waited for.
+            self.record(Event::VoidRequested { at: Some(self.at), stray: None });
+        }
         while self.state.open.is_none() {
             let Some(event) = self.next() else { return };
             self.record(event);

@@ -351,3 +351,19 @@ fn what_somebody_else_gave_back_is_not_asked_for_any_more() {
         .when(Command::Undo { at: NOW })
         .then_nothing();
 }
+
+#[test]
+fn a_buyer_who_is_asked_after_the_cancellation_is_not_waited_for() {
+    let look_up_at = NOW + Duration::seconds(5);
+    let asks = Outcome::Stated { statement: statement(State::ActionRequired), look_up_at };
+    given::<Payment>([requested()])
+        .when(Command::Undo { at: NOW })
+        .then([Event::CancellationRequested {}])
+        .when(record(Operation::Authorize, 0, asks))
+        .then([
+            Event::ActionRequired { provider_reference: "p-1".into(), attempt: 1, look_up_at },
+            void_requested(),
+        ])
+        .when(stated(Operation::Void, 0, statement(State::Voided)))
+        .then([Event::Voided {}]);
+}

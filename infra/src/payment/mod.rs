@@ -16,7 +16,7 @@ use futures_util::future::BoxFuture;
 use crate::timers::Timer;
 
 pub use guard::{Guard, Limits};
-pub use sandbox::Sandbox;
+pub use sandbox::{ChallengeError, Sandbox};
 pub use secret::Secret;
 pub use stripe::Stripe;
 

@@ -1,7 +1,7 @@
 //! What the tables have in them, and how an order changes with what happens.
 
 use chrono::{DateTime, Utc};
-use domain::order::{self, Line};
+use domain::order::{self, Line, Parcel, Units};
 use domain::payment::{Amounts, Status as PaymentStatus};
 use domain::{Event, Money, OrderId, cart, payment};
 use serde::{Deserialize, Serialize};
@@ -26,6 +26,10 @@ pub(super) struct Row {
     pub payment_status: String,
     /// What was asked for, and what the provider did.
     pub payment: Option<Amounts>,
+    /// Units in the order, and where they are.
+    pub ordered: u64,
+    pub shipped: u64,
+    pub returned: u64,
     pub placed_at: DateTime<Utc>,
     /// Of the order's own stream.
     pub version: u64,
@@ -44,6 +48,9 @@ impl insert::Record for Row {
             .optional(self.total, |row, total| row.jsonb(&total))
             .text(&self.payment_status)
             .optional(self.payment.as_ref(), |row, payment| row.jsonb(payment))
+            .int8(self.ordered.cast_signed())
+            .int8(self.shipped.cast_signed())
+            .int8(self.returned.cast_signed())
             .timestamptz(self.placed_at)
             .int8(self.version.cast_signed())
             .int8(self.position.cast_signed());
@@ -64,6 +71,9 @@ impl rows::Row for Row {
             "total",
             "payment_status",
             "payment",
+            "ordered",
+            "shipped",
+            "returned",
             "placed_at",
             "version",
             "position",
@@ -112,6 +122,41 @@ impl insert::Record for Refund<'_> {
     }
 }
 
+/// A row of `parcels`.
+#[derive(Serialize)]
+pub(super) struct ParcelRow<'a> {
+    pub order_id: OrderId,
+    pub position: u64,
+    pub index: u32,
+    pub at: DateTime<Utc>,
+    /// Of the shipment, or of the return.
+    pub id: Uuid,
+    pub is_return: bool,
+    pub lines: &'a [Units],
+    /// How it is found on its way, or why it came back.
+    pub about: About<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+pub(super) enum About<'a> {
+    Parcel(&'a Parcel),
+    Reason { reason: &'a str },
+}
+
+impl insert::Record for ParcelRow<'_> {
+    fn binary(&self, row: &mut insert::Row<'_>) {
+        row.uuid(self.order_id.0)
+            .int8(self.position.cast_signed())
+            .int4(self.index.cast_signed())
+            .timestamptz(self.at)
+            .uuid(self.id)
+            .bool(self.is_return)
+            .jsonb(&self.lines)
+            .jsonb(&self.about);
+    }
+}
+
 /// A row of `timeline`.
 #[derive(Serialize)]
 pub(super) struct Step<'a> {
@@ -144,6 +189,9 @@ impl Row {
             total: None,
             payment_status: PaymentStatus::None.code().to_owned(),
             payment: None,
+            ordered: 0,
+            shipped: 0,
+            returned: 0,
             placed_at,
             version: 0,
             position: 0,
@@ -172,17 +220,19 @@ impl Row {
 
     fn order(&mut self, event: &order::Event, at: DateTime<Utc>) {
         match event {
-            order::Event::Placed { cart_id, total, country, .. } => {
+            order::Event::Placed { cart_id, lines, total, country, .. } => {
                 self.cart_id = Some(cart_id.0);
                 self.total = Some(*total);
                 self.country = Some(country.clone()).filter(|country| !country.is_empty());
+                self.ordered = lines.iter().map(|line| u64::from(line.quantity)).sum();
             }
             order::Event::Confirmed {} => self.status = "confirmed".to_owned(),
-            order::Event::CancellationRequested {} => {}
             order::Event::Cancelled { reason } => {
                 self.status = "cancelled".to_owned();
                 self.reason = Some(reason.code().to_owned());
             }
+            order::Event::Shipped { lines, .. } => self.shipped += sum(lines),
+            order::Event::GoodsReturned { lines, .. } => self.returned += sum(lines),
             order::Event::Imported { number, country, total, .. } => {
                 self.status = "imported".to_owned();
                 self.number = Some(number.clone());
@@ -191,7 +241,11 @@ impl Row {
                 // Its stock may have been told of first.
                 self.placed_at = at;
             }
-            order::Event::Returned(_) | order::Event::Refunded(_) => {}
+            order::Event::CancellationRequested {}
+            | order::Event::RefundRequested { .. }
+            | order::Event::RefundFailed { .. }
+            | order::Event::Returned(_)
+            | order::Event::Refunded(_) => {}
         }
     }
 
@@ -200,4 +254,8 @@ impl Row {
         amounts.evolve(event);
         self.payment_status = amounts.status().code().to_owned();
     }
+}
+
+fn sum(lines: &[Units]) -> u64 {
+    lines.iter().map(|units| u64::from(units.quantity)).sum()
 }

@@ -1,14 +1,23 @@
 //! What the saga makes of what happens: forwards, and from the first thing that goes wrong on, backwards.
 
-use domain::order::Reason;
-use domain::{Aggregate, Sku, order, payment, stock};
+use std::collections::BTreeMap;
 
-use super::{Checkout, Event, LineState, Quote, Stage};
+use chrono::{DateTime, Duration, SubsecRound, Utc};
+use domain::order::Reason;
+use domain::{Aggregate, CartId, Money, Sku, cart, order, payment, stock};
+use uuid::Uuid;
+
+use super::{CaptureAt, Checkout, Event, Limits, LineState, Quote, Shipped, Stage, failed, goods};
+
+/// How far the clock of who keeps the timers may be ahead of this one.
+const CLOCKS_DIFFER_MAX: Duration = Duration::seconds(5);
 
 /// The state as it will be, and the events that make it so.
 pub(super) struct Draft {
     pub state: Checkout,
     pub events: Vec<Event>,
+    pub limits: Limits,
+    pub now: DateTime<Utc>,
 }
 
 impl Draft {
@@ -17,9 +26,18 @@ impl Draft {
         self.events.push(event);
     }
 
-    pub fn start(&mut self, quote: Quote) {
+    pub fn start(
+        &mut self,
+        cart_id: CartId,
+        units: BTreeMap<Sku, u32>,
+        total: Money,
+        payment: cart::PaymentMethod,
+        at: DateTime<Utc>,
+    ) {
         if self.state.stage == Stage::New {
-            self.record(Event::Started(quote));
+            let deadline = at + self.limits.authorization;
+            let hold_until = Some(at + self.limits.hold).filter(|hold_until| *hold_until < deadline);
+            self.record(Event::Started(Quote { cart_id, units, total, payment, deadline, hold_until }));
         }
     }
 
@@ -66,11 +84,71 @@ impl Draft {
                 self.record(Event::CancellationBegun {});
             }
             (order::Event::Placed { .. }, Stage::Placing) => self.record(Event::ReservationBegun {}),
-            (order::Event::Confirmed {}, Stage::Confirming) => self.record(Event::CaptureBegun {}),
+            (order::Event::Confirmed {}, Stage::Confirming) => self.confirmed(),
             (order::Event::CancellationRequested {}, _) => self.fail(Reason::CancelledByBuyer),
             (order::Event::Cancelled { .. }, Stage::Cancelling) => self.record(Event::Cancelled {}),
+            (order::Event::Shipped { shipment_id, is_last, .. }, _) if self.is_news(*shipment_id) => {
+                self.record(Event::GoodsShipped { shipment_id: *shipment_id, is_last: *is_last });
+                self.goods_shipped();
+            }
+            (order::Event::RefundRequested { refund_id, amount, .. }, _) if self.is_news(*refund_id) => {
+                self.record(Event::RefundBegun { refund_id: *refund_id, amount: *amount });
+            }
+            (order::Event::GoodsReturned { return_id, lines, .. }, _) if self.is_news(goods(*return_id)) => {
+                self.record(Event::ReturnBegun { return_id: *return_id, lines: lines.clone() });
+            }
             _ => {}
         }
+    }
+
+    fn is_news(&self, id: Uuid) -> bool {
+        self.state.is_confirmed() && !self.state.seen.contains(&id)
+    }
+
+    fn confirmed(&mut self) {
+        match (self.limits.capture_at, self.limits.shipment) {
+            (CaptureAt::Shipment, Some(limit)) => {
+                self.record(Event::SaleBegun {});
+                let (deadline, generation) = self.new_deadline(limit);
+                self.record(Event::ShippingBegun { is_paid: false, deadline, generation });
+            }
+            (CaptureAt::Confirmation, _) | (CaptureAt::Shipment, None) => self.begin_capture(),
+        }
+    }
+
+    fn begin_capture(&mut self) {
+        let (deadline, generation) = self.new_deadline(self.limits.capture);
+        self.record(Event::CaptureBegun { deadline: Some(deadline), generation });
+    }
+
+    fn goods_shipped(&mut self) {
+        match self.state.stage {
+            Stage::Shipping | Stage::ShipmentOverdue if !self.state.captured => self.begin_capture(),
+            Stage::Shipping | Stage::ShipmentOverdue if self.state.shipped == Shipped::All => {
+                self.record(Event::Completed {});
+            }
+            _ => {}
+        }
+    }
+
+    fn captured(&mut self) {
+        match self.limits.shipment {
+            Some(limit) if self.state.shipped != Shipped::All => {
+                // The timer that waits for the capture is moved when it fires.
+                let (deadline, generation) = (self.after(limit), self.state.generation);
+                self.record(Event::ShippingBegun { is_paid: true, deadline, generation });
+            }
+            _ => self.record(Event::Completed {}),
+        }
+    }
+
+    fn after(&self, limit: Duration) -> DateTime<Utc> {
+        (self.now + limit).trunc_subsecs(3)
+    }
+
+    /// A deadline that the timer is set to.
+    fn new_deadline(&self, limit: Duration) -> (DateTime<Utc>, u32) {
+        (self.after(limit), self.state.generation.saturating_add(1))
     }
 
     pub fn payment(&mut self, event: &payment::Event) {
@@ -82,15 +160,15 @@ impl Draft {
                     self.fail(Reason::PaymentMismatch);
                 }
             }
-            (payment::Event::Captured { .. }, Stage::Capturing) => self.record(Event::Completed {}),
-            (
-                payment::Event::Declined { .. } | payment::Event::Voided {},
-                Stage::Authorizing | Stage::Confirming | Stage::Capturing,
-            ) => {
-                self.record(Event::PaymentUndone {});
-                self.fail(Reason::PaymentDeclined);
+            (payment::Event::ActionRequired { .. }, Stage::Authorizing) if !self.state.challenged => {
+                let (deadline, generation) = self.new_deadline(self.limits.challenge);
+                self.record(Event::ChallengeBegun { deadline, generation });
             }
-            (payment::Event::CaptureFailed { .. }, Stage::Capturing) => self.fail(Reason::PaymentDeclined),
+            (payment::Event::Captured { .. }, Stage::Capturing | Stage::CaptureStuck) => self.captured(),
+            (payment::Event::RefundFailed { refund, reason, .. }, _) => self.refund_failed(refund, reason),
+            (payment::Event::CaptureFailed { reason }, Stage::Capturing) => {
+                self.capture_failed(reason, Reason::PaymentDeclined);
+            }
             (
                 payment::Event::Declined { .. } | payment::Event::Voided {} | payment::Event::Refunded { .. },
                 Stage::UndoingPayment,
@@ -98,20 +176,88 @@ impl Draft {
                 self.record(Event::PaymentUndone {});
                 self.undo();
             }
+            (
+                payment::Event::Declined { reason },
+                Stage::Authorizing | Stage::Confirming | Stage::Capturing | Stage::Shipping,
+            ) => self.payment_gone(reason, Reason::PaymentDeclined),
+            (
+                payment::Event::Voided {},
+                Stage::Authorizing | Stage::Confirming | Stage::Capturing | Stage::Shipping,
+            ) => self.payment_gone("voided", Reason::PaymentTimedOut),
+            (
+                payment::Event::OutcomeUnknown { .. } | payment::Event::UndoRefused { .. },
+                Stage::UndoingPayment,
+            ) => {
+                self.record(Event::PaymentUndoLeft {});
+                self.undo();
+            }
             _ => {}
         }
     }
 
-    pub fn deadline(&mut self) {
-        if self.state.waits_for_buyer() {
-            self.fail(Reason::PaymentTimedOut);
+    fn payment_gone(&mut self, why: &str, reason: Reason) {
+        if self.state.captured {
+            return;
+        }
+        if self.state.shipped == Shipped::Nothing {
+            self.record(Event::PaymentUndone {});
+        }
+        self.capture_failed(why, reason);
+    }
+
+    /// What is shipped can't be taken back, so somebody has to see to the money.
+    fn capture_failed(&mut self, why: &str, reason: Reason) {
+        if self.state.shipped == Shipped::Nothing {
+            self.fail(reason);
+        } else {
+            self.record(Event::CaptureStuck { reason: why.to_owned() });
+        }
+    }
+
+    fn refund_failed(&mut self, refund: &str, reason: &str) {
+        let id = refund.split_once(':').and_then(|(_, id)| id.parse::<Uuid>().ok());
+        let is_news = |id: &Uuid| self.state.seen.contains(id) && !self.state.seen.contains(&failed(*id));
+        if let Some(refund_id) = id.filter(is_news) {
+            self.record(Event::RefundFailed { refund_id, reason: reason.to_owned() });
+        }
+    }
+
+    pub fn deadline(&mut self, generation: u32) {
+        let Some(deadline) = self.state.deadline.filter(|_| generation == self.state.generation) else {
+            return;
+        };
+        if self.state.reason.is_some() {
+            return;
+        }
+        if self.now + CLOCKS_DIFFER_MAX < deadline {
+            return self.record(Event::DeadlineMoved { deadline, generation: generation.saturating_add(1) });
+        }
+        match self.state.stage {
+            Stage::Placing | Stage::Reserving if self.state.is_held_for_less_than_to_be_paid() => {
+                self.fail(Reason::ReservationTimedOut);
+            }
+            Stage::Placing | Stage::Reserving | Stage::Authorizing => self.fail(Reason::PaymentTimedOut),
+            Stage::Capturing => self.capture_failed("timed_out", Reason::PaymentTimedOut),
+            // Later, no authorisation may be left to capture.
+            Stage::Shipping if !self.state.captured && self.state.shipped == Shipped::Nothing => {
+                self.fail(Reason::NotShipped);
+            }
+            Stage::Shipping => self.record(Event::ShipmentOverdue {}),
+            _ => {}
         }
     }
 
     pub fn abandon(&mut self, reason: String) {
-        if self.state.reason.is_none() && self.state.stage != Stage::New {
+        if self.state.reason.is_some() || matches!(self.state.stage, Stage::New) {
+            return;
+        }
+        if self.state.shipped == Shipped::Nothing {
             self.record(Event::Abandoned { reason });
             self.fail(Reason::Abandoned);
+        } else if self.state.stage != Stage::Completed {
+            // The goods are gone, so there is nothing to go back to.
+            self.record(Event::Abandoned { reason });
+            self.record(Event::Completed {});
         }
     }
 
