@@ -93,8 +93,12 @@ impl Scene {
     }
 
     async fn cancel(&self, order: &str) {
-        let asked = self.shop.post(&format!("/v1/orders/{order}/cancel"), &json!({})).await;
-        assert!([202, 409].contains(&asked.status.as_u16()), "{asked:?}");
+        eventually("the order is placed, and can be cancelled", async || {
+            let asked = self.shop.post(&format!("/v1/orders/{order}/cancel"), &json!({})).await;
+            assert!([202, 404, 409].contains(&asked.status.as_u16()), "{asked:?}");
+            (asked.status != 404).then_some(())
+        })
+        .await;
     }
 
     /// What the order's sagas recorded, as event types.

@@ -25,7 +25,7 @@ impl Sagas {
     pub(crate) async fn take_up(&self, called: &Called) -> Result<(), Again> {
         let order_id = OrderId(called.id);
         match called.call.as_str() {
-            "abandon" => self.abandon(order_id, called).await,
+            "abandon" => self.abandon(order_id, called.reason.clone().unwrap_or_default(), called.at).await,
             _ => {
                 self.repeat_last_step(order_id).await?;
                 self.settle_now(order_id).await
@@ -33,11 +33,14 @@ impl Sagas {
         }
     }
 
-    /// Takes back whatever the checkout has done, and records who is to blame.
-    async fn abandon(&self, order_id: OrderId, called: &Called) -> Result<(), Again> {
+    /// Takes back whatever the checkout has done, or gives up what can't be, and records who is to blame.
+    ///
+    /// # Errors
+    /// The log does not answer; it can be called for again, with the same time.
+    pub async fn abandon(&self, order_id: OrderId, reason: String, at: DateTime<Utc>) -> Result<(), Again> {
         // The same call, taken up twice, has the same id.
-        let cause = Uuid::new_v5(&order_id.0, format!("abandon/{}", called.at.timestamp_micros()).as_bytes());
-        let input = Input::Abandoned { reason: called.reason.clone().unwrap_or_default() };
+        let cause = Uuid::new_v5(&order_id.0, format!("abandon/{}", at.timestamp_micros()).as_bytes());
+        let input = Input::Abandoned { reason };
         self.try_to_deal_with(&called_for(Kind::Checkout, order_id, input, cause)).await
     }
 

@@ -209,6 +209,9 @@ pub enum Event {
     /// The goods are gone, and the money can't be taken: somebody has to see to it.
     #[serde(rename = "checkout.capture_stuck")]
     CaptureStuck { reason: String },
+    /// Nobody takes the money any more.
+    #[serde(rename = "checkout.written_off")]
+    WrittenOff {},
     #[serde(rename = "checkout.refund_begun")]
     RefundBegun { refund_id: Uuid, amount: Money },
     #[serde(rename = "checkout.refund_failed")]
@@ -343,7 +346,7 @@ impl Aggregate for Checkout {
                 self.seen.insert(goods(*return_id));
             }
             Event::Completed {} => self.stage_without_deadline(Stage::Completed),
-            Event::Abandoned { .. } => {}
+            Event::Abandoned { .. } | Event::WrittenOff {} => {}
             Event::RefundFailed { refund_id, .. } => {
                 self.seen.insert(failed(*refund_id));
             }

@@ -24,5 +24,5 @@ pub use following::Following;
 pub use index::Index;
 pub use lane::Status;
 pub use settle::Patience;
-pub use work::{Sagas, Settings};
+pub use work::{Again, Sagas, Settings};
 pub use worker::Worker;

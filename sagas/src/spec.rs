@@ -408,7 +408,7 @@ fn an_operator_gives_up_what_is_shipped_and_not_paid() {
     let mut story = Story::sold_before_it_is_paid();
     story.happens(&order_stream(), shipped(1, true));
     story.happens(&payment_stream(), capture_failed());
-    assert_eq!(story.tell(&Input::Abandoned { reason: "written off".into() }), ["cancel deadline"]);
+    assert_eq!(story.tell(&Input::Abandoned { reason: "written off".into() }), ["undo", "cancel deadline"]);
     assert_eq!(story.stage(), "completed");
 }
 

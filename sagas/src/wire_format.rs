@@ -52,6 +52,7 @@ fn all() -> Vec<Event> {
         Event::RefundFailed { refund_id: id, reason: "expired_card".into() },
         Event::ReturnBegun { return_id: id, lines: vec![Units { sku: sku(), quantity: 1 }] },
         Event::PaymentUndoLeft {},
+        Event::WrittenOff {},
         Event::Failed { reason: Reason::ReservationTimedOut },
         Event::Failed { reason: Reason::PaymentMismatch },
         Event::Failed { reason: Reason::NotShipped },

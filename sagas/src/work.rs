@@ -85,10 +85,10 @@ pub(crate) struct Work {
 /// The world said no, or not now: to be tried again.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(crate) struct Again(String);
+pub struct Again(String);
 
 impl Again {
-    pub fn because(error: impl std::error::Error) -> Self {
+    pub(crate) fn because(error: impl std::error::Error) -> Self {
         Self(error.to_string())
     }
 }

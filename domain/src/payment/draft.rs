@@ -237,8 +237,8 @@ impl Draft {
 
     /// What is to be asked for next, once nothing is open any more.
     fn go_on(&mut self) {
-        let needs_buyer = self.state.amounts.needs_buyer && self.is_open(Operation::Authorize);
-        if needs_buyer && self.state.to_be_undone {
+        let waits_for_buyer = self.state.amounts.needs_buyer && self.is_open(Operation::Authorize);
+        if waits_for_buyer && self.state.to_be_undone {
             // Nobody knows whether the buyer ever does it, so it is not waited for.
             self.record(Event::VoidRequested { at: Some(self.at), stray: None });
         }

@@ -314,6 +314,19 @@ fn the_buyer_is_waited_for_and_not_when_it_is_to_be_undone() {
 }
 
 #[test]
+fn the_buyer_is_not_asked_for_what_is_to_be_undone() {
+    let asks = Outcome::Stated { statement: statement(State::ActionRequired), look_up_at: NOW };
+    given::<Payment>([requested()])
+        .when(Command::Undo { at: NOW })
+        .then([Event::CancellationRequested {}])
+        .when(record(Operation::Authorize, 0, asks))
+        .then([
+            Event::ActionRequired { provider_reference: "p-1".into(), attempt: 1, look_up_at: NOW },
+            void_requested(),
+        ]);
+}
+
+#[test]
 fn a_second_payment_at_the_provider_is_undone() {
     let second = |state| Statement { reference: "p-2".into(), ..statement(state) };
     let found =
@@ -350,20 +363,4 @@ fn what_somebody_else_gave_back_is_not_asked_for_any_more() {
         ])
         .when(Command::Undo { at: NOW })
         .then_nothing();
-}
-
-#[test]
-fn a_buyer_who_is_asked_after_the_cancellation_is_not_waited_for() {
-    let look_up_at = NOW + Duration::seconds(5);
-    let asks = Outcome::Stated { statement: statement(State::ActionRequired), look_up_at };
-    given::<Payment>([requested()])
-        .when(Command::Undo { at: NOW })
-        .then([Event::CancellationRequested {}])
-        .when(record(Operation::Authorize, 0, asks))
-        .then([
-            Event::ActionRequired { provider_reference: "p-1".into(), attempt: 1, look_up_at },
-            void_requested(),
-        ])
-        .when(stated(Operation::Void, 0, statement(State::Voided)))
-        .then([Event::Voided {}]);
 }

@@ -74,7 +74,7 @@ impl Checkout {
                 about.lines("return", units, &|quantity| stock::Command::Return { order_id, quantity })
             }
             Event::Completed {} | Event::Failed { .. } => vec![Action::CancelTimer { name: DEADLINE }],
-            Event::PaymentUndoBegun {} => vec![about.payment("undo", payment::Command::Undo { at })],
+            Event::PaymentUndoBegun {} | Event::WrittenOff {} => vec![about.payment("undo", payment::Command::Undo { at })],
             Event::ReleaseBegun {} if self.confirmed => {
                 about.every_line("return", &|quantity| stock::Command::Return { order_id, quantity })
             }

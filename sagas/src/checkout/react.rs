@@ -257,6 +257,9 @@ impl Draft {
         } else if self.state.stage != Stage::Completed {
             // The goods are gone, so there is nothing to go back to.
             self.record(Event::Abandoned { reason });
+            if !self.state.captured {
+                self.record(Event::WrittenOff {});
+            }
             self.record(Event::Completed {});
         }
     }

@@ -1,7 +1,7 @@
 //! A payment provider that loses requests and answers, and is slow; its ledger is the truth about money.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -26,6 +26,8 @@ pub enum Trouble {
     TooSlow,
     /// It's taken, and carried out later.
     Later,
+    /// It gets there when nobody waits any more.
+    ArrivesLate,
 }
 
 /// One line of the ledger.
@@ -38,11 +40,23 @@ pub struct Booked {
     /// Of the payment that it is about.
     pub reference: String,
     /// Our name for it, if it is a refund.
-    refund: Option<String>,
+    pub refund: Option<String>,
     settles_at: DateTime<Utc>,
+    /// When the buyer does what is required of them, and whether they approve; nothing, if nothing is.
+    challenge: Option<(DateTime<Utc>, bool)>,
 }
 
-pub struct Provider {
+impl Booked {
+    /// The provider or the buyer said no.
+    pub fn is_declined(&self) -> bool {
+        self.declined || self.challenge.is_some_and(|(_, approves)| !approves)
+    }
+}
+
+#[derive(Clone)]
+pub struct Provider(Arc<Books>);
+
+pub struct Books {
     pub ledger: Mutex<BTreeMap<String, Booked>>,
     pub seen: Mutex<BTreeMap<Trouble, usize>>,
     random: Mutex<fastrand::Rng>,
@@ -51,10 +65,18 @@ pub struct Provider {
     mutant: Mutant,
 }
 
+impl std::ops::Deref for Provider {
+    type Target = Books;
+
+    fn deref(&self) -> &Books {
+        &self.0
+    }
+}
+
 impl Provider {
     pub fn new(random: fastrand::Rng, clock: Clock, calm: Calm, mutant: Mutant) -> Self {
         let (ledger, seen, random) = (Mutex::default(), Mutex::default(), Mutex::new(random));
-        Self { ledger, seen, random, clock, calm, mutant }
+        Self(Arc::new(Books { ledger, seen, random, clock, calm, mutant }))
     }
 
     /// What happens to the request, and how long it takes.
@@ -66,6 +88,7 @@ impl Provider {
             8..20 => Trouble::AnswerLost,
             20..26 => Trouble::TooSlow,
             26..36 => Trouble::Later,
+            36..40 => Trouble::ArrivesLate,
             _ => Trouble::None,
         };
         *self.seen.lock().expect("no panic").entry(trouble).or_default() += 1;
@@ -96,8 +119,11 @@ impl Provider {
         let kept = before.as_ref().map_or(0, |before| {
             before.captured - before.refunds.iter().map(|refund| refund.amount).sum::<i64>()
         });
+        let token = request.payment.token.as_str();
         let is_possible = match (operation, before.map(|before| before.state)) {
-            (Operation::Authorize, _) => request.payment.token != "tok_decline",
+            (Operation::Authorize, _) => token != "tok_decline",
+            (Operation::Capture, _) if token == "tok_capture_declined" => false,
+            (Operation::Refund, _) if token == "tok_refund_refused" && request.open.round == 0 => false,
             (Operation::Capture, state) => state == Some(State::Authorized),
             (Operation::Void, state) => {
                 state.is_some_and(|state| !matches!(state, State::Captured | State::Voided))
@@ -112,6 +138,8 @@ impl Provider {
             declined: !is_possible,
             reference: reference.clone(),
             refund: request.open.refund.clone(),
+            challenge: (operation == Operation::Authorize && token == "tok_challenge")
+                .then(|| (now + Duration::from_secs(random.u64(1..400)), random.u32(0..4) > 0)),
             settles_at: now + Duration::from_secs(wait),
         };
         let booked = ledger.entry(key).or_insert(booked).clone();
@@ -136,12 +164,15 @@ fn statements(ledger: &BTreeMap<String, Booked>, order_id: OrderId, now: DateTim
             ours.iter().filter(is)
         };
         let captured: i64 = done(Operation::Capture).map(|booked| booked.amount.amount).sum();
-        let is_settled = made.settles_at <= now;
+        let is_answered = made.challenge.is_none_or(|(at, _)| at <= now);
+        let is_settled = made.settles_at <= now && is_answered;
+        let is_declined = made.declined || made.challenge.is_some_and(|(_, approves)| !approves);
         let state = match () {
             () if captured > 0 => State::Captured,
             () if done(Operation::Void).next().is_some() => State::Voided,
+            () if !is_answered => State::ActionRequired,
             () if !is_settled => State::Processing,
-            () if made.declined => State::Declined { reason: "declined".to_owned() },
+            () if is_declined => State::Declined { reason: "declined".to_owned() },
             () => State::Authorized,
         };
         let refund = |booked: &&Booked| Refund {
@@ -154,7 +185,7 @@ fn statements(ledger: &BTreeMap<String, Booked>, order_id: OrderId, now: DateTim
             reference: made.reference.clone(),
             state,
             currency: made.amount.currency,
-            authorized: if is_settled && !made.declined { made.amount.amount } else { 0 },
+            authorized: if is_settled && !is_declined { made.amount.amount } else { 0 },
             captured,
             charged_back: 0,
             refunds: done(Operation::Refund).map(refund).collect(),
@@ -176,6 +207,15 @@ impl PaymentProvider for Provider {
                 let mut statement = statements.pop().expect("authorised");
                 statement.state = State::Voided;
                 return Ok(Answer::Stated(statement));
+            }
+            if trouble == Trouble::ArrivesLate {
+                let (provider, request) = (self.clone(), request.clone());
+                let late = Duration::from_secs(self.random.lock().expect("no panic").u64(11..90));
+                tokio::spawn(async move {
+                    tokio::time::sleep(late).await;
+                    provider.book(&request, Trouble::None);
+                });
+                return Err(NoAnswer("it is on its way".to_owned()));
             }
             let answer = self.book(request, trouble);
             if trouble == Trouble::TooSlow {

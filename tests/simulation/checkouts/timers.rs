@@ -15,27 +15,31 @@ type Name = (String, String, String);
 
 pub struct SimulatedTimers {
     set: Mutex<BTreeMap<Name, Timer>>,
+    /// Delivered until somebody is done with them, whatever becomes of their name.
+    fired: Mutex<BTreeMap<(Name, u32), Timer>>,
     random: Mutex<fastrand::Rng>,
     calm: Calm,
 }
 
 impl SimulatedTimers {
     pub fn new(random: fastrand::Rng, calm: Calm) -> Self {
-        Self { set: Mutex::default(), random: Mutex::new(random), calm }
+        Self { set: Mutex::default(), fired: Mutex::default(), random: Mutex::new(random), calm }
     }
 
     /// Those whose time has come.
     pub fn due(&self, now: DateTime<Utc>) -> Vec<Timer> {
-        self.set.lock().expect("no panic").values().filter(|timer| timer.at <= now).cloned().collect()
+        let mut set = self.set.lock().expect("no panic");
+        let mut fired = self.fired.lock().expect("no panic");
+        for (name, timer) in set.extract_if(.., |_, timer| timer.at <= now) {
+            fired.insert((name, timer.generation), timer);
+        }
+        fired.values().cloned().collect()
     }
 
-    /// Somebody is done with it; another one of its name may be set by now.
+    /// Somebody is done with it.
     pub fn done(&self, timer: &Timer) {
         let name = (timer.saga.clone(), timer.id.clone(), timer.name.clone());
-        let mut set = self.set.lock().expect("no panic");
-        if set.get(&name) == Some(timer) {
-            set.remove(&name);
-        }
+        self.fired.lock().expect("no panic").remove(&(name, timer.generation));
     }
 
     fn answers(&self) -> Result<(), Unavailable> {
