@@ -223,10 +223,11 @@ async fn who_cancels_gets_the_money_back() {
     scene.has_step(&early, "payment.authorization_requested").await;
     scene.cancel(&early).await;
     assert_eq!(scene.settled(&early).await["status"], "cancelled");
-    assert_eq!(
-        scene.psp.moves(&format!("{early}:authorize")).await,
-        ["processing", "authorised", "canceled"]
-    );
+    let key = format!("{early}:authorize");
+    eventually("it is released", async || {
+        (scene.psp.moves(&key).await == ["processing", "authorised", "canceled"]).then_some(())
+    })
+    .await;
     scene.books_agree(&[order, early]).await;
 }
 
@@ -250,7 +251,7 @@ async fn a_buyer_is_asked_who_they_are() {
         scene.books_agree(&[order]).await;
     }
     // Who never comes back pays nothing.
-    let scene = Scene::start(&[], &["--time-to-pay-s", "2"]).await;
+    let scene = Scene::start(&[], &["--time-for-challenge-s", "2"]).await;
     let order = scene.buy("threeDSecure2Required").await;
     assert_eq!(scene.settled(&order).await["status"], "cancelled");
     scene.books_agree(&[order]).await;
