@@ -6,9 +6,11 @@ mod payments;
 mod psp_sim;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use domain::terms::Terms;
 
 use crate::history::filter::Moment;
 pub use checkout::Checkout;
@@ -139,6 +141,11 @@ pub struct Platform {
     pub queued_commits_max: usize,
     #[command(flatten)]
     pub checkout: Checkout,
+    /// TOML file of the shop's terms: shipping methods, taxes by country, seconds that a quote holds. All
+    /// processes with the roles command-api and query-api need the same [default: the built-in ones, which are
+    /// infra/local/terms.toml in the sources: tax included, standard delivery free, quotes hold 1800 seconds]
+    #[arg(long, env = "CARTULARY_TERMS", value_name = "FILE", value_parser = crate::terms::read)]
+    terms: Option<Arc<Terms>>,
     /// Milliseconds that a query waits for its Min-Log-Position.
     #[arg(long, env = "CARTULARY_FRESHNESS_LIMIT_MS", default_value_t = 5_000)]
     pub freshness_limit_ms: u64,
@@ -168,6 +175,10 @@ impl Platform {
             batches_max: self.batches_in_flight_max,
             ..infra::writer::Settings::default()
         }
+    }
+
+    pub fn terms(&self) -> Arc<Terms> {
+        self.terms.clone().unwrap_or_else(crate::terms::built_in)
     }
 
     pub fn saga_settings(&self) -> sagas::Settings {

@@ -20,6 +20,7 @@ mod serve;
 mod shutdown;
 mod starter;
 mod telemetry;
+mod terms;
 mod under_way;
 
 use std::process::ExitCode;

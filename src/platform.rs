@@ -222,7 +222,8 @@ impl Shared {
             Role::CommandApi => {
                 let (feed, executors) = (self.feed.clone(), self.executors.clone());
                 let providers = self.providers.clone();
-                let api = CommandApi::new(feed, executors, self.read_models.clone(), providers);
+                let (read_models, clock) = (self.read_models.clone(), self.clock.clone());
+                let api = CommandApi::new(feed, executors, read_models, providers, options.terms(), clock);
                 let api = Arc::new(api.with_webhooks(self.webhooks.clone()));
                 let worker = api.clone();
                 workers.spawn(async move { worker.run().await });
@@ -234,7 +235,8 @@ impl Shared {
             }
             Role::QueryApi => {
                 let limit = Duration::from_millis(options.freshness_limit_ms);
-                let api = Arc::new(QueryApi::new(self.pool.clone(), self.read_models.clone(), limit));
+                let (pool, read_models) = (self.pool.clone(), self.read_models.clone());
+                let api = Arc::new(QueryApi::new(pool, read_models, limit, options.terms()));
                 let (looking, feed) = (api.clone(), self.feed.clone());
                 workers.spawn(async move { looking.run(feed).await });
                 router.merge(query_api::router(api))

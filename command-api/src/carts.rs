@@ -6,9 +6,10 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, Utc};
 use domain::cart::{Cart, CheckOut, Command, Error, Offer, PaymentMethod};
 use domain::order::{Address, Buyer};
-use domain::{CartId, OrderId, Sku};
+use domain::{CartId, OrderId, QuoteId, Sku};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use infra::execute::{self, Executed, Request};
 use infra::http::{JsonBody, MoneyBody, Path, Problem, whole_number};
@@ -20,11 +21,11 @@ use crate::error::{no_product, problem, unreadable};
 use crate::request::{Answer, Asked};
 use crate::settled::Until;
 
-/// Products read at a time for a checkout.
+/// Products read at a time for a quote or a checkout.
 const OFFERS_AT_A_TIME: usize = 32;
 
-/// Times that a checkout is tried again because the cart was changed while its offers were read.
-const CHECKOUT_ATTEMPTS_MAX: u32 = 5;
+/// Times that a quote or a checkout is tried, because the cart was changed while its offers were read.
+const ATTEMPTS_MAX: u32 = 5;
 
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct NewCart {
@@ -58,6 +59,16 @@ pub(crate) struct Checkout {
     payment: Payment,
     /// The total that the buyer was shown; if it's another one by now, the checkout is refused.
     expected_total: Option<MoneyBody>,
+    /// The quote that the buyer agreed to, which is charged exactly; if it does not hold, the checkout is
+    /// refused.
+    // Absent from the request's hash where it is absent: keys of before there were quotes stand for the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<uuid::Uuid>)]
+    quote_id: Option<QuoteId>,
+    /// That of the quote, or else the first one that goes there, if none is named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "express")]
+    shipping_method: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -158,10 +169,14 @@ pub(crate) async fn set_line(
             headers(("Location" = String), ("Log-Position" = u64))),
         (status = 400, description = "`idempotency_key_missing`, `invalid_json`", body = Problem),
         (status = 404, description = "`cart_not_found`, `not_found`", body = Problem),
-        (status = 409, description = "`cart_changed` with `total` and `lines`, `cart_checked_out` with `order_id`, \
-            `cart_empty`, `not_for_sale`, `mixed_currencies`, `command_in_progress`", body = Problem),
+        (status = 409, description = "`cart_changed` with `reason`, `total`, `totals` and `lines` (the reason is \
+            `quote_expired`, `quote_unknown` if it is not the cart's last one, `lines_changed`, \
+            `destination_changed`, `shipping_method_changed` or `total_changed`), `cart_checked_out` with \
+            `order_id`, `cart_empty`, `not_for_sale`, `mixed_currencies`, `total_too_large`, \
+            `command_in_progress`", body = Problem),
         (status = 412, description = "`stale`", body = Problem),
-        (status = 422, description = "`invalid`, `idempotency_key_reused`", body = Problem),
+        (status = 422, description = "`invalid`: of a method that does not go there, too, and of a country that \
+            nothing is shipped to; `idempotency_key_reused`", body = Problem),
         (status = 503, description = "`log_unavailable`, `log_full`, `overloaded`, `outcome_unknown`", body = Problem),
     ))]
 pub(crate) async fn check_out(
@@ -181,7 +196,8 @@ pub(crate) async fn check_out(
         Some(_) => Some(api.settled.expect(order_id, Until::Settled).await),
         None => None,
     };
-    let executed = api.execute_checkout(cart_id, order_id, &request, &body).await?;
+    let command = |offers, now| check_out_command(&api, order_id, &body, offers, now);
+    let executed = api.execute_with_offers(cart_id, &request, command).await?;
     let accepted = AcceptedOrder { order_id, status: None, reason: None };
     let mut answer = Answer::new(StatusCode::ACCEPTED, executed.sequence, executed.repeated, accepted);
     if let (Some(limit), Some(settled)) = (asked.wait, settled) {
@@ -190,18 +206,38 @@ pub(crate) async fn check_out(
     Ok(answer.location(format!("/v1/orders/{order_id}")).into_response())
 }
 
+fn check_out_command(
+    api: &CommandApi,
+    order_id: OrderId,
+    body: &Checkout,
+    offers: BTreeMap<Sku, Offer>,
+    now: DateTime<Utc>,
+) -> Command {
+    Command::CheckOut(Box::new(CheckOut {
+        order_id,
+        quote_id: body.quote_id,
+        shipping_method: body.shipping_method.clone(),
+        offers,
+        expected_total: body.expected_total.map(Into::into),
+        payment: body.payment.clone().into(),
+        buyer: body.clone().into(),
+        terms: api.terms.clone(),
+        now,
+    }))
+}
+
 impl CommandApi {
     async fn cart(&self, id: CartId, request: &Request, command: Command) -> Result<Executed<Cart>, Problem> {
         let _turn = self.in_progress.turn(request.command_id).await?;
         self.executors.carts.execute(id, request, command).await.map_err(problem)
     }
 
-    async fn execute_checkout(
+    /// Executes a command that is decided on what the cart's products are offered for at this moment.
+    pub(crate) async fn execute_with_offers(
         &self,
         cart_id: CartId,
-        order_id: OrderId,
         request: &Request,
-        body: &Checkout,
+        command: impl Fn(BTreeMap<Sku, Offer>, DateTime<Utc>) -> Command,
     ) -> Result<Executed<Cart>, Problem> {
         let _turn = self.in_progress.turn(request.command_id).await?;
         let mut attempt = 0;
@@ -209,17 +245,12 @@ impl CommandApi {
             attempt += 1;
             let cart = self.executors.carts.load(cart_id).await.map_err(unreadable)?;
             let skus: Vec<Sku> = cart.state.lines().iter().map(|line| line.sku.clone()).collect();
-            let command = Command::CheckOut(Box::new(CheckOut {
-                order_id,
-                offers: self.offers(skus.clone()).await?,
-                expected_total: body.expected_total.map(Into::into),
-                payment: body.payment.clone().into(),
-                buyer: body.clone().into(),
-            }));
+            let offers = self.offers(skus.clone()).await?;
+            let command = command(offers, self.clock.now());
             match self.executors.carts.execute(cart_id, request, command).await {
                 // A line that came in while the offers were read has none yet.
                 Err(execute::Error::Refused(Error::NotForSale(sku)))
-                    if !skus.contains(&sku) && attempt < CHECKOUT_ATTEMPTS_MAX => {}
+                    if !skus.contains(&sku) && attempt < ATTEMPTS_MAX => {}
                 outcome => return outcome.map_err(problem),
             }
         }

@@ -1,11 +1,11 @@
 //! The one place where what went wrong becomes a problem.
 
 use axum::http::StatusCode;
+use domain::totals::Totals;
 use domain::{cart, order, product, stock};
 use infra::execute::Error;
-use infra::http::{MoneyBody, Problem};
+use infra::http::{MoneyBody, Problem, TotalsBody};
 use infra::log::ReadError;
-use serde_json::json;
 
 use crate::idempotency::other_request;
 
@@ -89,9 +89,11 @@ impl Refusal for cart::Error {
             Self::Full => conflict("cart_full", &self),
             Self::NotForSale(sku) => conflict("not_for_sale", &self).with("sku", sku),
             Self::MixedCurrencies { sku, .. } => conflict("mixed_currencies", &self).with("sku", sku),
-            Self::Changed { total, lines } => conflict("cart_changed", &self)
-                .with("total", MoneyBody::from(*total))
-                .with("lines", json!(lines)),
+            Self::Changed { reason, totals, lines } => conflict("cart_changed", &self)
+                .with("reason", reason.code())
+                .with("total", MoneyBody::from(totals.total))
+                .with("totals", TotalsBody::from(Totals::clone(totals)))
+                .with("lines", lines),
             Self::TooLarge => conflict("total_too_large", &self),
             Self::Invalid(_) => Problem::invalid(Vec::new()),
         };

@@ -7,6 +7,7 @@ mod idempotency;
 mod orders;
 mod payments;
 mod products;
+mod quotes;
 mod request;
 mod settled;
 mod stock;
@@ -14,6 +15,8 @@ mod webhooks;
 
 use std::sync::Arc;
 
+use domain::terms::Terms;
+use infra::clock::Clock;
 use infra::execute::Executors;
 use infra::feed::Feed;
 use infra::payment::Providers;
@@ -32,6 +35,8 @@ pub struct CommandApi {
     read_models: Arc<ReadModels>,
     providers: Providers,
     webhooks: Option<Arc<Webhooks>>,
+    terms: Arc<Terms>,
+    clock: Clock,
     in_progress: InProgress,
     recent: Recent,
     settled: Settled,
@@ -43,10 +48,12 @@ impl CommandApi {
         executors: Arc<Executors>,
         read_models: Arc<ReadModels>,
         providers: Providers,
+        terms: Arc<Terms>,
+        clock: Clock,
     ) -> Self {
         let (in_progress, recent, settled) = (InProgress::default(), Recent::default(), Settled::default());
         let webhooks = None;
-        Self { feed, executors, read_models, providers, webhooks, in_progress, recent, settled }
+        Self { feed, executors, read_models, providers, webhooks, terms, clock, in_progress, recent, settled }
     }
 
     /// Takes Stripe's webhooks, if there is something to know them by.
@@ -72,6 +79,7 @@ pub fn router(api: Arc<CommandApi>) -> OpenApiRouter {
         .routes(routes!(stock::adjust))
         .routes(routes!(carts::create))
         .routes(routes!(carts::set_line))
+        .routes(routes!(quotes::quote))
         .routes(routes!(carts::check_out))
         .routes(routes!(orders::cancel))
         .routes(routes!(payments::challenge))

@@ -1,21 +1,31 @@
-//! A shopping cart, up to the moment when its quote is frozen.
+//! A shopping cart, up to the moment when what it costs is frozen.
 //!
 //! | command  | event                  | refused when                                              |
 //! |----------|------------------------|-----------------------------------------------------------|
 //! | Create   | Created                |                                                           |
 //! | SetLine  | LineSet or LineRemoved | unknown, checked out, not for sale, mixed currencies, full |
-//! | CheckOut | CheckedOut             | unknown, checked out, empty, not for sale, total changed  |
+//! | Quote    | Quoted                 | unknown, checked out, empty, not for sale, not shipped there |
+//! | CheckOut | CheckedOut             | as Quote, or the quote or total is another one now        |
 //! | Reopen   | Reopened               |                                                           |
 
-use std::collections::BTreeMap;
+mod quote;
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::aggregate::Aggregate;
-use crate::ids::{OrderId, Sku};
-use crate::money::{Currency, Money, MoneyError};
+use crate::ids::{OrderId, QuoteId, Sku};
+use crate::money::{Currency, Money};
 use crate::order::{Buyer, Line};
+use crate::terms::Terms;
 use crate::text::{Checks, Invalid};
+use crate::totals::Totals;
+use quote::LastQuote;
+
+pub use quote::{AskQuote, Changed, Quote};
 
 pub const CATEGORY: &str = "cart";
 
@@ -31,6 +41,7 @@ pub const LINES_MAX: usize = 2_000;
 pub struct Cart {
     created: bool,
     lines: Vec<CartLine>,
+    quote: Option<LastQuote>,
     checked_out: Option<OrderId>,
 }
 
@@ -38,7 +49,7 @@ pub struct Cart {
 pub struct CartLine {
     pub sku: Sku,
     pub quantity: u32,
-    /// Price of one when the line was set; the quote is made at checkout.
+    /// Price of one when the line was set; a quote or a checkout takes that of its moment.
     pub price: Money,
 }
 
@@ -65,21 +76,28 @@ pub enum Command {
         quantity: u32,
         offer: Option<Offer>,
     },
+    Quote(Box<AskQuote>),
     CheckOut(Box<CheckOut>),
     Reopen {
         order_id: OrderId,
     },
 }
 
-/// A checkout as asked for, with the shop's offers for the cart's lines.
+/// A checkout as asked for, with the shop's offers for the cart's lines, and its terms.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CheckOut {
     pub order_id: OrderId,
+    /// What the buyer agreed to; if it does not hold, the checkout is refused.
+    pub quote_id: Option<QuoteId>,
+    /// That of the quote, or else the first one that goes there, if none is named.
+    pub shipping_method: Option<String>,
     pub offers: BTreeMap<Sku, Offer>,
     /// What the buyer was shown; another total is refused.
     pub expected_total: Option<Money>,
     pub payment: PaymentMethod,
     pub buyer: Buyer,
+    pub terms: Arc<Terms>,
+    pub now: DateTime<Utc>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,8 +109,20 @@ pub enum Event {
     LineSet { sku: Sku, quantity: u32, price: Money },
     #[serde(rename = "cart.line_removed")]
     LineRemoved { sku: Sku },
+    #[serde(rename = "cart.quoted")]
+    Quoted(Quote),
     #[serde(rename = "cart.checked_out")]
-    CheckedOut { order_id: OrderId, lines: Vec<Line>, total: Money, payment: PaymentMethod, personal: Buyer },
+    CheckedOut {
+        order_id: OrderId,
+        lines: Vec<Line>,
+        /// What is paid.
+        total: Money,
+        /// What it consists of; of an older checkout, the lines alone.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        totals: Option<Totals>,
+        payment: PaymentMethod,
+        personal: Buyer,
+    },
     #[serde(rename = "cart.reopened")]
     Reopened { order_id: OrderId },
 }
@@ -111,8 +141,8 @@ pub enum Error {
     NotForSale(Sku),
     #[error("the cart is in {cart}, `{sku}` is priced in {offered}")]
     MixedCurrencies { sku: Sku, cart: Currency, offered: Currency },
-    #[error("the total is now {total}")]
-    Changed { total: Money, lines: Vec<Line> },
+    #[error("{reason}; the total is now {}", totals.total)]
+    Changed { reason: Changed, totals: Box<Totals>, lines: Vec<Line> },
     #[error("the total is too large")]
     TooLarge,
     #[error("the command is not valid")]
@@ -130,6 +160,7 @@ impl Aggregate for Cart {
         match command {
             Command::Create => Ok(self.create()),
             Command::SetLine { sku, quantity, offer } => self.set_line(sku, quantity, offer),
+            Command::Quote(asked) => self.quote(*asked),
             Command::CheckOut(check_out) => self.check_out(*check_out),
             Command::Reopen { order_id } => Ok(self.reopen(order_id)),
         }
@@ -144,12 +175,20 @@ impl Aggregate for Cart {
             Event::Created {} => self.created = true,
             Event::LineSet { sku, quantity, price } => {
                 let line = CartLine { sku: sku.clone(), quantity: *quantity, price: *price };
-                match self.lines.iter_mut().find(|line| line.sku == *sku) {
+                let was = self.lines.iter_mut().find(|line| line.sku == *sku);
+                // A quote's own prices hold, whatever was asked for again in the meantime.
+                let same = was.as_ref().is_some_and(|line| line.quantity == *quantity);
+                match was {
                     Some(existing) => *existing = line,
                     None => self.lines.push(line),
                 }
+                self.quote.iter_mut().filter(|_| !same).for_each(LastQuote::lines_change);
             }
-            Event::LineRemoved { sku } => self.lines.retain(|line| line.sku != *sku),
+            Event::LineRemoved { sku } => {
+                self.lines.retain(|line| line.sku != *sku);
+                self.quote.iter_mut().for_each(LastQuote::lines_change);
+            }
+            Event::Quoted(quote) => self.quote = Some(LastQuote::new(quote)),
             Event::CheckedOut { order_id, .. } => self.checked_out = Some(*order_id),
             Event::Reopened { .. } => self.checked_out = None,
         }
@@ -196,41 +235,19 @@ impl Cart {
         checks.line("/payment/method", &asked.payment.method, 50);
         checks.line("/payment/token", &asked.payment.token, 200);
         checks.finish().map_err(Error::Invalid)?;
-        let (lines, total) = self.quote(&asked.offers)?;
-        if asked.expected_total.is_some_and(|expected| expected != total) {
-            return Err(Error::Changed { total, lines });
+        let (lines, totals, changed) = self.reckon(&asked)?;
+        let another_total = asked.expected_total.is_some_and(|expected| expected != totals.total);
+        if let Some(reason) = changed.or(another_total.then_some(Changed::Total)) {
+            return Err(Error::Changed { reason, totals: Box::new(totals), lines });
         }
         Ok(vec![Event::CheckedOut {
             order_id: asked.order_id,
             lines,
-            total,
+            total: totals.total,
+            totals: Some(totals),
             payment: asked.payment,
             personal: asked.buyer,
         }])
-    }
-
-    fn quote(&self, offers: &BTreeMap<Sku, Offer>) -> Result<(Vec<Line>, Money), Error> {
-        let mut lines: Vec<Line> = Vec::with_capacity(self.lines.len());
-        let mut total: Option<Money> = None;
-        for CartLine { sku, quantity, .. } in &self.lines {
-            let offer = offers.get(sku).ok_or_else(|| Error::NotForSale(sku.clone()))?;
-            let line_total = offer.price.times(*quantity).map_err(|_| Error::TooLarge)?;
-            let sum = total.map_or(Ok(line_total), |total| total.plus(line_total));
-            total = Some(sum.map_err(|error| match error {
-                MoneyError::TooLarge => Error::TooLarge,
-                MoneyError::Mixed(cart, offered) => {
-                    Error::MixedCurrencies { sku: sku.clone(), cart, offered }
-                }
-            })?);
-            lines.push(Line {
-                sku: sku.clone(),
-                title: offer.title.clone(),
-                quantity: *quantity,
-                unit_price: offer.price,
-                total: line_total,
-            });
-        }
-        total.map(|total| (lines, total)).ok_or(Error::Empty)
     }
 
     fn reopen(&self, order_id: OrderId) -> Vec<Event> {
@@ -246,42 +263,58 @@ impl Cart {
 }
 
 #[cfg(test)]
-mod spec {
+pub(crate) mod spec {
     use uuid::Uuid;
 
     use super::*;
     use crate::order::spec::{ORDER, alice, line, money, sku};
     use crate::spec::given;
+    use crate::terms::spec::{country, terms};
 
     fn offer(price: Money) -> Option<Offer> {
         Some(Offer { title: "Mug".into(), price })
     }
 
-    fn set(name: &str, quantity: u32, price: Money) -> Command {
+    pub fn set(name: &str, quantity: u32, price: Money) -> Command {
         Command::SetLine { sku: sku(name), quantity, offer: offer(price) }
     }
 
-    fn line_set(name: &str, quantity: u32, price: Money) -> Event {
+    pub fn line_set(name: &str, quantity: u32, price: Money) -> Event {
         Event::LineSet { sku: sku(name), quantity, price }
     }
 
-    fn check_out(offers: &[(&str, Money)], expected_total: Option<Money>) -> Command {
+    pub fn asked(offers: &[(&str, Money)]) -> CheckOut {
         let offer = |price: Money| Offer { title: "Mug".into(), price };
-        Command::CheckOut(Box::new(CheckOut {
+        CheckOut {
             order_id: ORDER,
+            quote_id: None,
+            shipping_method: None,
             offers: offers.iter().map(|(name, price)| (sku(name), offer(*price))).collect(),
-            expected_total,
+            expected_total: None,
             payment: token(),
             buyer: alice(),
-        }))
+            terms: Arc::new(terms()),
+            now: DateTime::UNIX_EPOCH,
+        }
     }
 
-    fn token() -> PaymentMethod {
+    pub fn check_out(offers: &[(&str, Money)], expected_total: Option<Money>) -> Command {
+        Command::CheckOut(Box::new(CheckOut { expected_total, ..asked(offers) }))
+    }
+
+    pub fn token() -> PaymentMethod {
         PaymentMethod { method: "sandbox".into(), token: "tok_approve".into() }
     }
 
-    fn checked_out(lines: Vec<Line>, total: Money) -> Event {
-        Event::CheckedOut { order_id: ORDER, lines, total, payment: token(), personal: alice() }
+    pub fn checked_out(lines: Vec<Line>, totals: Totals) -> Event {
+        let (total, totals) = (totals.total, Some(totals));
+        Event::CheckedOut { order_id: ORDER, lines, total, totals, payment: token(), personal: alice() }
+    }
+
+    /// By the first way that there is, to where Alice lives.
+    fn totals(subtotal: i64) -> Totals {
+        let to = terms().destination(country("GB"), None);
+        terms().totals(money(subtotal, "GBP"), &to, None).expect("reckoned")
     }
 
     #[test]
@@ -317,7 +350,7 @@ mod spec {
     }
 
     #[test]
-    fn the_quote_is_made_of_the_offers_of_the_moment() {
+    fn a_checkout_without_a_quote_is_at_the_offers_of_the_moment() {
         let lines = vec![line("MUG", 2, 600), line("CUP", 1, 100)];
         given::<Cart>([
             Event::Created {},
@@ -325,7 +358,7 @@ mod spec {
             line_set("CUP", 1, money(100, "GBP")),
         ])
         .when(check_out(&[("MUG", money(600, "GBP")), ("CUP", money(100, "GBP"))], None))
-        .then([checked_out(lines, money(1300, "GBP"))])
+        .then([checked_out(lines, totals(1300))])
         .when(set("MUG", 1, money(600, "GBP")))
         .then_refused(Error::CheckedOut(ORDER))
         .when(Command::Reopen { order_id: OrderId(Uuid::nil()) })
@@ -340,7 +373,11 @@ mod spec {
     fn another_total_than_the_one_shown_is_refused_with_the_new_one() {
         given::<Cart>([Event::Created {}, line_set("MUG", 2, money(500, "GBP"))])
             .when(check_out(&[("MUG", money(600, "GBP"))], Some(money(1000, "GBP"))))
-            .then_refused(Error::Changed { total: money(1200, "GBP"), lines: vec![line("MUG", 2, 600)] });
+            .then_refused(Error::Changed {
+                reason: Changed::Total,
+                totals: Box::new(totals(1200)),
+                lines: vec![line("MUG", 2, 600)],
+            });
     }
 
     #[test]

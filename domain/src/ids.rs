@@ -97,6 +97,10 @@ uuid_id!(
     /// An order, its payment, and the sagas that drive them.
     OrderId
 );
+uuid_id!(
+    /// A quote for a cart.
+    QuoteId
+);
 
 /// Identity of a command, and of the commit that records its outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

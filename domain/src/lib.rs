@@ -7,6 +7,7 @@
 pub mod aggregate;
 pub mod cart;
 pub mod commit;
+pub mod country;
 pub mod ids;
 pub mod money;
 pub mod order;
@@ -15,14 +16,17 @@ pub mod product;
 pub mod schema;
 pub mod spec;
 pub mod stock;
+pub mod terms;
 pub mod text;
+pub mod totals;
 
 /// Hash of this crate's sources.
 pub const CODE: &str = env!("CODE_HASH");
 
 pub use aggregate::Aggregate;
 pub use commit::{Commit, RecordedEvent};
-pub use ids::{CartId, CommandId, OrderId, Sku, StreamId};
+pub use country::Country;
+pub use ids::{CartId, CommandId, OrderId, QuoteId, Sku, StreamId};
 pub use money::{Currency, Money};
 
 /// Everything that can happen in the shop.

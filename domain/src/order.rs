@@ -35,6 +35,7 @@ use crate::aggregate::Aggregate;
 use crate::ids::{CartId, Sku};
 use crate::money::Money;
 use crate::text::Invalid;
+use crate::totals::Totals;
 
 pub use buyer::{Address, Buyer};
 pub use fulfilment::{
@@ -114,7 +115,7 @@ pub struct Line {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
-    Place { cart_id: CartId, lines: Vec<Line>, total: Money, buyer: Buyer },
+    Place { cart_id: CartId, lines: Vec<Line>, total: Money, totals: Option<Totals>, buyer: Buyer },
     Confirm,
     RequestCancellation,
     Cancel { reason: Reason },
@@ -134,7 +135,11 @@ pub enum Event {
     Placed {
         cart_id: CartId,
         lines: Vec<Line>,
+        /// What is paid.
         total: Money,
+        /// What it consists of; of an older order, the lines alone.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        totals: Option<Totals>,
         /// Where it goes, ISO 3166-1 alpha-2; empty, if that was erased before it stood here.
         country: String,
         personal: Buyer,
@@ -218,7 +223,9 @@ impl Aggregate for Order {
 
     fn decide(&self, command: Command) -> Result<Vec<Event>, Error> {
         match command {
-            Command::Place { cart_id, lines, total, buyer } => Ok(self.place(cart_id, lines, total, buyer)),
+            Command::Place { cart_id, lines, total, totals, buyer } => {
+                Ok(self.place(cart_id, lines, total, totals, buyer))
+            }
             Command::Confirm => Ok(self.confirm()),
             Command::RequestCancellation => self.request_cancellation(),
             Command::Cancel { reason } => Ok(self.cancel(reason)),
@@ -238,10 +245,10 @@ impl Aggregate for Order {
 
     fn evolve(&mut self, event: &Event) {
         match event {
-            Event::Placed { lines, total, .. } => {
+            Event::Placed { lines, total, totals, .. } => {
                 self.status = Some(Status::Pending);
                 self.kept = Some(*total);
-                self.fulfilment.placed(lines);
+                self.fulfilment.placed(lines, totals.as_ref());
             }
             Event::Confirmed {} => self.status = Some(Status::Confirmed),
             Event::CancellationRequested {} => self.cancellation_requested = true,
@@ -274,12 +281,19 @@ impl Order {
         self.status
     }
 
-    fn place(&self, cart_id: CartId, lines: Vec<Line>, total: Money, buyer: Buyer) -> Vec<Event> {
+    fn place(
+        &self,
+        cart_id: CartId,
+        lines: Vec<Line>,
+        total: Money,
+        totals: Option<Totals>,
+        buyer: Buyer,
+    ) -> Vec<Event> {
         if self.status.is_some() {
             return Vec::new();
         }
         let country = buyer.shipping_address.country.clone();
-        vec![Event::Placed { cart_id, lines, total, country, personal: buyer }]
+        vec![Event::Placed { cart_id, lines, total, totals, country, personal: buyer }]
     }
 
     fn confirm(&self) -> Vec<Event> {

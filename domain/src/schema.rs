@@ -14,7 +14,8 @@ pub fn current(kind: &str) -> Option<u32> {
         "stock.opened" | "stock.received" | "stock.adjusted" | "stock.reserved" => 1,
         "stock.reservation_refused" | "stock.released" | "stock.sold" | "stock.returned" => 1,
         "stock.dispatched" => 1,
-        "cart.created" | "cart.line_set" | "cart.line_removed" | "cart.checked_out" | "cart.reopened" => 1,
+        "cart.created" | "cart.line_set" | "cart.line_removed" | "cart.quoted" | "cart.checked_out"
+        | "cart.reopened" => 1,
         "order.confirmed" | "order.cancellation_requested" | "order.cancelled" => 1,
         "order.shipped" | "order.goods_returned" | "order.refund_requested" | "order.refund_failed" => 1,
         "order.imported" | "order.returned" | "order.refunded" => 1,

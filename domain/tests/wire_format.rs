@@ -10,7 +10,8 @@ use domain::commit::{DecodeError, ENVELOPE_VERSION, Hash};
 use domain::order::{Address, Buyer, Customer, Line, Parcel, Reason, Reversal, Units};
 use domain::payment::Operation;
 use domain::product::{Changes, Details};
-use domain::{CommandId, Commit, Event, Money, OrderId, RecordedEvent};
+use domain::totals::{Shipping, Tax, Totals};
+use domain::{CommandId, Commit, Event, Money, OrderId, QuoteId, RecordedEvent};
 use domain::{cart, order, payment, product, stock};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -88,16 +89,52 @@ fn stock_events() -> Vec<stock::Event> {
     ]
 }
 
+fn totals() -> Totals {
+    let tax = Tax { name: "VAT".into(), rate: "7.7".parse().unwrap(), amount: gbp(110), included: true };
+    Totals { subtotal: gbp(1000), shipping: shipping(Some("1-2")), tax: Some(tax), total: gbp(1595) }
+}
+
+fn shipping(delivery_days: Option<&str>) -> Shipping {
+    let delivery_days = delivery_days.map(str::to_owned);
+    Shipping { method: "express".into(), name: "Express".into(), price: gbp(595), delivery_days }
+}
+
+fn quote(region: Option<String>, tax: Option<Tax>) -> cart::Event {
+    cart::Event::Quoted(cart::Quote {
+        quote_id: QuoteId(Uuid::from_u128(9)),
+        lines: lines(),
+        totals: Totals { tax, ..totals() },
+        country: "CA".into(),
+        region,
+        shipping_methods: vec![shipping(None), shipping(Some("3"))],
+        expires_at: at(),
+    })
+}
+
+fn checked_out(totals: Option<Totals>) -> cart::Event {
+    let (lines, total) = (lines(), totals.as_ref().map_or(gbp(1000), |totals| totals.total));
+    cart::Event::CheckedOut { order_id: ORDER, lines, total, totals, payment: token(), personal: buyer() }
+}
+
 fn cart_events() -> Vec<cart::Event> {
     let sku = || "MUG".parse().unwrap();
-    let (lines, total) = (lines(), gbp(1000));
     vec![
         cart::Event::Created {},
         cart::Event::LineSet { sku: sku(), quantity: 2, price: gbp(500) },
         cart::Event::LineRemoved { sku: sku() },
-        cart::Event::CheckedOut { order_id: ORDER, lines, total, payment: token(), personal: buyer() },
+        quote(None, None),
+        quote(Some("QC".into()), totals().tax),
+        checked_out(None),
+        checked_out(Some(totals())),
         cart::Event::Reopened { order_id: ORDER },
     ]
+}
+
+fn placed(totals: Option<Totals>) -> order::Event {
+    let cart_id = domain::CartId(Uuid::from_u128(3));
+    let (lines, total) = (lines(), totals.as_ref().map_or(gbp(1000), |totals| totals.total));
+    let country = "GB".into();
+    order::Event::Placed { cart_id, lines, total, totals, country, personal: buyer() }
 }
 
 fn order_events() -> Vec<order::Event> {
@@ -108,15 +145,9 @@ fn order_events() -> Vec<order::Event> {
         tracking_number: Some("PF1".into()),
         tracking_url: Some("https://example.com/PF1".into()),
     };
-    let cart_id = domain::CartId(Uuid::from_u128(3));
     vec![
-        order::Event::Placed {
-            cart_id,
-            lines: lines(),
-            total: gbp(1000),
-            country: "GB".into(),
-            personal: buyer(),
-        },
+        placed(None),
+        placed(Some(totals())),
         order::Event::Confirmed {},
         order::Event::CancellationRequested {},
         order::Event::Cancelled { reason: Reason::OutOfStock },

@@ -178,7 +178,10 @@ impl CartsWriter {
             match event {
                 cart::Event::CheckedOut { order_id, .. } => cart.order_id = Some(order_id.0),
                 cart::Event::Reopened { .. } => cart.order_id = None,
-                cart::Event::Created {} | cart::Event::LineSet { .. } | cart::Event::LineRemoved { .. } => {}
+                cart::Event::Created {}
+                | cart::Event::LineSet { .. }
+                | cart::Event::LineRemoved { .. }
+                | cart::Event::Quoted(_) => {}
             }
         });
         self.lines.fold(id, happened.position, event);
@@ -250,7 +253,10 @@ impl LineChanges {
                 self.set.remove(&key);
                 self.removed.insert(key);
             }
-            cart::Event::Created {} | cart::Event::CheckedOut { .. } | cart::Event::Reopened { .. } => {}
+            cart::Event::Created {}
+            | cart::Event::Quoted(_)
+            | cart::Event::CheckedOut { .. }
+            | cart::Event::Reopened { .. } => {}
         }
     }
 }

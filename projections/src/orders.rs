@@ -27,7 +27,7 @@ impl Projection for Orders {
     }
 
     fn version(&self) -> i32 {
-        3
+        4
     }
 
     fn categories(&self) -> &'static [&'static str] {
@@ -64,7 +64,8 @@ impl Projection for Orders {
          ) with (fillfactor = 70);
          create table quotes (
              order_id uuid not null,
-             lines jsonb not null
+             lines jsonb not null,
+             totals jsonb
          );
          create table refunds (
              order_id uuid not null,
@@ -136,7 +137,7 @@ impl Default for OrdersWriter {
             ["order_id", "position", "index", "at", "id", "is_return", "lines", "about"];
         Self {
             orders: Rows::default(),
-            quotes: Inserts::new("quotes", &["order_id", "lines"]),
+            quotes: Inserts::new("quotes", &["order_id", "lines", "totals"]),
             refunds: Inserts::new("refunds", &REFUND),
             parcels: Inserts::new("parcels", &PARCEL),
             timeline: Inserts::new("timeline", &["order_id", "position", "index", "kind", "at"]),
@@ -187,11 +188,14 @@ impl OrdersWriter {
         });
         match happened.event {
             // The order is placed with the lines that the cart was checked out with.
-            Event::Cart(cart::Event::CheckedOut { lines, .. })
-            | Event::Order(order::Event::Placed { lines, .. } | order::Event::Imported { lines, .. })
+            Event::Cart(cart::Event::CheckedOut { lines, totals, .. })
+            | Event::Order(order::Event::Placed { lines, totals, .. })
                 if !had_quote =>
             {
-                self.quotes.add(&Quote { order_id: id, lines });
+                self.quotes.add(&Quote { order_id: id, lines, totals: totals.as_ref() });
+            }
+            Event::Order(order::Event::Imported { lines, .. }) if !had_quote => {
+                self.quotes.add(&Quote { order_id: id, lines, totals: None });
             }
             Event::Order(order::Event::Returned(reversal)) => {
                 self.refund(id, happened, &reversal.reference, reversal.refund, true);

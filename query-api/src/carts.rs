@@ -30,6 +30,7 @@ pub(crate) struct Cart {
 }
 
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = CartLine)]
 pub(crate) struct Line {
     sku: String,
     title: String,

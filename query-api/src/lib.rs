@@ -7,10 +7,12 @@ mod product_cache;
 mod products;
 mod reports;
 mod search;
+mod shipping;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use domain::terms::Terms;
 use infra::feed::Feed;
 use infra::read_models::ReadModels;
 use sqlx::PgPool;
@@ -25,14 +27,20 @@ pub struct QueryApi {
     pool: PgPool,
     read_models: Arc<ReadModels>,
     freshness_limit: Duration,
+    terms: Arc<Terms>,
     products: ProductCache,
 }
 
 impl QueryApi {
     /// A query waits up to the limit for its `Min-Log-Position`.
     #[must_use]
-    pub fn new(pool: PgPool, read_models: Arc<ReadModels>, freshness_limit: Duration) -> Self {
-        Self { pool, read_models, freshness_limit, products: ProductCache::default() }
+    pub fn new(
+        pool: PgPool,
+        read_models: Arc<ReadModels>,
+        freshness_limit: Duration,
+        terms: Arc<Terms>,
+    ) -> Self {
+        Self { pool, read_models, freshness_limit, terms, products: ProductCache::default() }
     }
 
     /// Looks at the log, to know which answers are true still. Runs until it's dropped.
@@ -49,6 +57,7 @@ pub fn router(api: Arc<QueryApi>) -> OpenApiRouter {
         .routes(routes!(products::categories))
         .routes(routes!(search::search))
         .routes(routes!(carts::get))
+        .routes(routes!(shipping::methods))
         .routes(routes!(orders::get))
         .routes(routes!(reports::sales))
         .with_state(api)

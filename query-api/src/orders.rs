@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 use domain::OrderId;
-use infra::http::{MoneyBody, Path, Problem};
+use infra::http::{LineBody, MoneyBody, Path, Problem, ShippingBody, TaxBody, TotalsBody};
 use projections::orders;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -32,7 +32,16 @@ pub(crate) struct Order {
     /// payment_mismatch, not_shipped, cancelled_by_buyer or abandoned.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
-    lines: Vec<Line>,
+    lines: Vec<LineBody>,
+    /// Of the lines; absent, with shipping and tax, where only the total is known: of imported orders, say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subtotal: Option<MoneyBody>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shipping: Option<ShippingBody>,
+    /// Absent where none is due.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tax: Option<TaxBody>,
+    /// What is paid.
     total: Option<MoneyBody>,
     payment: Payment,
     fulfilment: Fulfilment,
@@ -44,17 +53,9 @@ pub(crate) struct Order {
     timeline: Vec<Step>,
 }
 
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct Line {
-    sku: String,
-    title: String,
-    quantity: u32,
-    unit_price: MoneyBody,
-    total: MoneyBody,
-}
-
 /// What was asked for, and what the provider did; amounts are in minor units of the order's currency.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = OrderPayment)]
 pub(crate) struct Payment {
     /// none, pending, action_required, declined, partially_authorized, authorized, partially_captured, captured,
     /// overcharged, partially_refunded, refunded, voided or charged_back
@@ -189,23 +190,23 @@ fn fulfilment(order: &orders::Order, parcels: Vec<orders::Parcel>) -> Fulfilment
 
 impl From<orders::Whole> for Order {
     fn from(orders::Whole { order, refunds, parcels, timeline }: orders::Whole) -> Self {
-        let line = |line: domain::order::Line| Line {
-            sku: line.sku.to_string(),
-            title: line.title,
-            quantity: line.quantity,
-            unit_price: line.unit_price.into(),
-            total: line.total.into(),
-        };
         let step = |orders::TimelineEntry { kind, at, position }| Step { kind, at, position };
         let (payment, fulfilment) = (payment(&order), fulfilment(&order, parcels));
         let status = if is_completed(&order) { "completed".to_owned() } else { order.status };
+        let (subtotal, shipping, tax) = match order.totals.0.map(TotalsBody::from) {
+            Some(TotalsBody { subtotal, shipping, tax, .. }) => (Some(subtotal), Some(shipping), tax),
+            None => (None, None, None),
+        };
         Self {
             id: order.id,
             number: order.number,
             country: order.country,
             status,
             reason: order.reason,
-            lines: order.lines.0.into_iter().map(line).collect(),
+            lines: order.lines.0.into_iter().map(LineBody::from).collect(),
+            subtotal,
+            shipping,
+            tax,
             total: order.total.0.map(MoneyBody::from),
             payment,
             fulfilment,

@@ -62,29 +62,29 @@ impl Story {
     }
 
     fn placed() -> Self {
-        Self::checked_out().is_placed()
+        Self::checked_out().then_placed()
     }
 
-    fn is_placed(mut self) -> Self {
+    fn then_placed(mut self) -> Self {
         assert_eq!(self.happens(&order_stream(), placed()), ["reserve/CUP 1", "reserve/MUG 5"]);
         self
     }
 
     fn held() -> Self {
-        Self::placed().is_held()
+        Self::placed().then_held()
     }
 
-    fn is_held(mut self) -> Self {
+    fn then_held(mut self) -> Self {
         assert!(self.happens("stock/MUG", reserved(5)).is_empty());
         assert_eq!(self.happens("stock/CUP", reserved(1)), ["authorize 23.00 GBP"]);
         self
     }
 
     fn authorized() -> Self {
-        Self::held().is_authorized()
+        Self::held().then_authorized()
     }
 
-    fn is_authorized(mut self) -> Self {
+    fn then_authorized(mut self) -> Self {
         assert_eq!(self.happens(&payment_stream(), authorized()), ["confirm"]);
         self
     }
@@ -107,7 +107,7 @@ impl Story {
     fn sold_before_it_is_paid() -> Self {
         let mut story = Self::default();
         story.limits.capture_at = CaptureAt::Shipment;
-        let mut story = story.checks_out().is_placed().is_held().is_authorized();
+        let mut story = story.checks_out().then_placed().then_held().then_authorized();
         let steps = story.happens(&order_stream(), order::Event::Confirmed {});
         assert_eq!(steps, ["sell/CUP", "sell/MUG", "set deadline"]);
         story
@@ -228,12 +228,26 @@ fn lines() -> Vec<Line> {
 
 fn checked_out() -> cart::Event {
     let payment = cart::PaymentMethod { method: "sandbox".into(), token: "tok_approve".into() };
-    cart::Event::CheckedOut { order_id: ORDER, lines: lines(), total: gbp(2300), payment, personal: buyer() }
+    cart::Event::CheckedOut {
+        order_id: ORDER,
+        lines: lines(),
+        total: gbp(2300),
+        totals: None,
+        payment,
+        personal: buyer(),
+    }
 }
 
 fn placed() -> order::Event {
     let country = "GB".into();
-    order::Event::Placed { cart_id: CART, lines: lines(), total: gbp(2300), country, personal: buyer() }
+    order::Event::Placed {
+        cart_id: CART,
+        lines: lines(),
+        total: gbp(2300),
+        totals: None,
+        country,
+        personal: buyer(),
+    }
 }
 
 fn reserved(quantity: u32) -> stock::Event {

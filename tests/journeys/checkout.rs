@@ -11,7 +11,7 @@ use crate::support::eventually;
 use crate::support::shop::{Shop, checkout, shared};
 
 /// The sandbox's own books about an order: operation, amount, whether it was declined.
-async fn ledger(shop: &Shop, order: &str) -> Vec<(String, i64, bool)> {
+pub async fn ledger(shop: &Shop, order: &str) -> Vec<(String, i64, bool)> {
     let pool = sqlx::PgPool::connect(&shop.addresses.postgres).await.expect("Postgres answers");
     let query = "select operation, amount, declined is not null from sandbox.operations where order_id = $1 order by asked_at";
     let id: Uuid = order.parse().expect("an id");
@@ -24,7 +24,7 @@ fn operations(ledger: &[(String, i64, bool)]) -> Vec<&str> {
     ledger.iter().map(|(operation, ..)| operation.as_str()).collect()
 }
 
-async fn order_with_payment(shop: &Shop, order: &str, payment: &str) -> Value {
+pub async fn order_with_payment(shop: &Shop, order: &str, payment: &str) -> Value {
     eventually(&format!("the payment is {payment}"), async || {
         let shown = shop.get(&format!("/v1/orders/{order}")).await.body;
         (shown["payment"]["status"] == payment).then_some(shown)

@@ -5,5 +5,6 @@ mod bad_input;
 mod checkout;
 mod crash;
 mod fulfilment;
+mod quotes;
 mod reports;
 mod tools;

@@ -7,15 +7,15 @@ mod provider;
 mod timers;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use domain::cart::{self, CheckOut, Offer, PaymentMethod};
+use domain::cart::{self, AskQuote, CheckOut, Offer, PaymentMethod};
 use domain::commit::Hash;
 use domain::order;
-use domain::{Aggregate, CartId, CommandId, Money, OrderId, Sku, stock};
+use domain::{Aggregate, CartId, CommandId, Money, OrderId, QuoteId, Sku, stock};
 use futures_util::FutureExt;
 use infra::clock::Clock;
 use infra::execute::{self, Error, Executor, Executors, Request};
@@ -31,7 +31,7 @@ use uuid::Uuid;
 
 use super::mutants::{self, Mutated};
 use crate::support::faulty_log::{Call, Fault, FaultyLog, Plan};
-use crate::support::story::buyer;
+use crate::support::story::{buyer, terms};
 use checks::{all_is_well, branches};
 use provider::{Booked, Provider, Trouble};
 use timers::SimulatedTimers;
@@ -309,12 +309,32 @@ async fn buy(client: u128, shop: Arc<Executors>, mut random: fastrand::Rng) {
         assert!(insist(&shop.carts, cart_id, &request(client, &step), set).await);
     }
     let token = random.choice(TOKENS).expect("one");
+    let quote_id = QuoteId(Uuid::from_u128(3_000 + client));
+    let terms = Arc::new(terms());
+    let asked = AskQuote {
+        quote_id,
+        country: "GB".into(),
+        region: None,
+        shipping_method: Some("post".into()),
+        offers: offers.clone(),
+        terms: terms.clone(),
+        now: DateTime::UNIX_EPOCH,
+    };
+    let is_quoted = client.is_multiple_of(2);
+    if is_quoted {
+        let quote = cart::Command::Quote(Box::new(asked));
+        assert!(insist(&shop.carts, cart_id, &request(client, "quote"), quote).await);
+    }
     let check_out = cart::Command::CheckOut(Box::new(CheckOut {
         order_id,
+        quote_id: is_quoted.then_some(quote_id),
+        shipping_method: None,
         offers,
         expected_total: None,
         payment: PaymentMethod { method: "sandbox".into(), token: token.into() },
         buyer: buyer(),
+        terms,
+        now: DateTime::UNIX_EPOCH,
     }));
     assert!(insist(&shop.carts, cart_id, &request(client, "check out"), check_out).await);
     if random.u32(0..3) == 0 {
@@ -363,7 +383,8 @@ async fn history(seed: u64, mutant: Mutant) -> History {
     }
     tokio::time::sleep(Duration::from_secs(random.u64(0..120))).await;
     world.calm.0.store(true, Ordering::Relaxed);
-    let (orders, shipping) = ((0..BUYERS).map(|client| OrderId(Uuid::from_u128(2_100 + client))), shop.clone());
+    let (orders, shipping) =
+        ((0..BUYERS).map(|client| OrderId(Uuid::from_u128(2_100 + client))), shop.clone());
     processes.spawn(clerk::ships_all(orders.collect(), shipping));
     processes.spawn(world.clone().operator(random.fork()));
     let began = tokio::time::Instant::now();

@@ -103,6 +103,22 @@ impl Client {
         id
     }
 
+    /// The product costs so much from now on.
+    pub async fn set_price(&self, sku: &str, amount: i64) {
+        let request =
+            self.request(Method::POST, &format!("/v1/products/{sku}/price")).header("If-Match", "*");
+        let set = self.send(request.json(&json!({"amount": amount, "currency": "GBP"}))).await;
+        assert_eq!(set.status, 200, "{set:?}");
+    }
+
+    /// A quote for the cart, shipped to Britain by this method.
+    pub async fn quote(&self, cart: &str, method: &str) -> Value {
+        let wanted = json!({"country": "GB", "shipping_method": method});
+        let quoted = self.post(&format!("/v1/carts/{cart}/quote"), &wanted).await;
+        assert_eq!(quoted.status, 201, "{quoted:?}");
+        quoted.body
+    }
+
     /// Checks the cart out; the order's id.
     pub async fn check_out(&self, cart: &str, token: &str) -> String {
         self.check_out_by(cart, "sandbox", token).await

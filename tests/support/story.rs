@@ -1,11 +1,14 @@
 //! A log with a bit of everything, for those who read logs.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use domain::commit::Hash;
 use domain::order::{self, Address, Buyer, Import, Line, Reversal};
 use domain::product::{self, Details};
+use domain::terms::{Countries, Method, Price, TaxRule, Terms};
+use domain::totals::Totals;
 use domain::{CartId, CommandId, Money, OrderId, Sku, cart, stock};
 use infra::clock::Clock;
 use infra::execute::{Executors, Request, Settings};
@@ -116,6 +119,34 @@ pub fn buyer() -> Buyer {
     }
 }
 
+/// Post costs something, and so does the state.
+pub fn terms() -> Terms {
+    let prices = BTreeMap::from([(gbp(0).currency, 395)]);
+    let price = Price::In { prices, free_from: BTreeMap::new() };
+    let method = Method {
+        code: "post".into(),
+        name: "Post".into(),
+        countries: Countries::All,
+        price,
+        delivery_days: None,
+    };
+    let tax = TaxRule {
+        country: "GB".parse().expect("a country"),
+        regions: Vec::new(),
+        name: "VAT".into(),
+        rate: "20".parse().expect("a rate"),
+        included: false,
+        on_shipping: true,
+    };
+    Terms::new(1800, vec![method], vec![tax]).expect("sound")
+}
+
+/// Of goods for 3.00.
+fn totals() -> Totals {
+    let to = terms().destination("GB".parse().expect("a country"), None);
+    terms().totals(gbp(300), &to, None).expect("reckoned")
+}
+
 /// Some that are bought here, and some of another shop.
 async fn orders(shop: &Executors) {
     let buyer = buyer();
@@ -130,8 +161,13 @@ async fn orders(shop: &Executors) {
             total: gbp(100 * i64::from(quantity)),
         };
         let (cart_id, lines) = (CartId(Uuid::from_u128(9)), vec![line(2), line(1)]);
-        let place =
-            order::Command::Place { cart_id, lines: lines.clone(), total: gbp(300), buyer: buyer.clone() };
+        let place = order::Command::Place {
+            cart_id,
+            lines: lines.clone(),
+            total: gbp(300),
+            totals: (number % 2 == 0).then(totals),
+            buyer: buyer.clone(),
+        };
         let reversal = Reversal { reference: "C1".into(), lines: vec![line(1)], refund: gbp(100) };
         let import = Import {
             number: format!("5363{number}"),

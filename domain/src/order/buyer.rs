@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::country::Country;
 use crate::text::Checks;
 
 /// Who buys, and where it goes: personal data, in a field of its own in every event.
@@ -42,7 +43,7 @@ impl Buyer {
                 checks.line(&format!("/shipping_address/{pointer}"), text, 200);
             }
         }
-        let country = address.country.len() == 2 && address.country.bytes().all(|b| b.is_ascii_uppercase());
-        checks.require(country, "/shipping_address/country", "must be an ISO 3166-1 code such as GB");
+        let country = address.country.parse::<Country>();
+        checks.require(country.is_ok(), "/shipping_address/country", "must be an ISO 3166-1 code such as GB");
     }
 }

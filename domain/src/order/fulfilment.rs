@@ -7,8 +7,9 @@ use uuid::Uuid;
 
 use super::{Error, Event, Line, Order, Status};
 use crate::ids::Sku;
-use crate::money::Money;
+use crate::money::{Currency, Money};
 use crate::text::Checks;
+use crate::totals::{Rate, Totals};
 
 /// So many units of one product.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,10 +68,14 @@ pub struct Goods {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fulfilment {
     goods: BTreeMap<Sku, Goods>,
+    /// Of a tax that comes on top of the goods' prices.
+    tax_on_top: Option<Rate>,
 }
 
 impl Fulfilment {
-    pub fn placed(&mut self, lines: &[Line]) {
+    pub fn placed(&mut self, lines: &[Line], totals: Option<&Totals>) {
+        let tax = totals.and_then(|totals| totals.tax.as_ref());
+        self.tax_on_top = tax.filter(|tax| !tax.included).map(|tax| tax.rate);
         for line in lines {
             let goods = self.goods.entry(line.sku.clone()).or_default();
             goods.ordered = goods.ordered.saturating_add(line.quantity);
@@ -136,14 +141,17 @@ impl Fulfilment {
         Ok(seen.into_iter().map(|(sku, quantity)| Units { sku, quantity }).collect())
     }
 
-    /// What these units cost, rounded down where a price is not a whole number of minor units.
-    fn cost(&self, lines: &[Units]) -> i64 {
+    /// What was paid for these units, with the tax on them; rounded down where a price is not a whole number
+    /// of minor units.
+    fn paid_for(&self, lines: &[Units], currency: Currency) -> Money {
         let cost = |Units { sku, quantity }: &Units| {
             let goods = self.goods.get(sku)?;
             let cost = i128::from(goods.cost) * i128::from(*quantity) / i128::from(goods.ordered.max(1));
             i64::try_from(cost).ok()
         };
-        lines.iter().filter_map(cost).fold(0, i64::saturating_add)
+        let net = Money::new(lines.iter().filter_map(cost).fold(0, i64::saturating_add), currency);
+        let tax = self.tax_on_top.map(|rate| rate.added_to(net));
+        tax.and_then(|tax| net.plus(tax).ok()).unwrap_or(net)
     }
 }
 
@@ -231,7 +239,8 @@ impl Order {
         }
         let amount = refund.or_else(|| {
             let kept = self.kept?;
-            Some(Money::new(self.fulfilment.cost(&lines).min(kept.amount), kept.currency))
+            let paid = self.fulfilment.paid_for(&lines, kept.currency);
+            Some(Money::new(paid.amount.min(kept.amount), kept.currency))
         });
         let refund = match amount {
             Some(amount) if amount.amount != 0 => {

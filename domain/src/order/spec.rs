@@ -43,6 +43,7 @@ pub fn placed() -> Event {
         cart_id: CartId(Uuid::from_u128(3)),
         lines: vec![line("MUG", 2, 500)],
         total: money(1000, "GBP"),
+        totals: None,
         country: "GB".into(),
         personal: alice(),
     }

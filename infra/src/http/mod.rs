@@ -1,6 +1,7 @@
 //! What both HTTP APIs share: problems (RFC 9457), bodies, and the log's position in headers.
 
 mod extract;
+mod totals;
 
 use axum::Json;
 use axum::http::header::{CONTENT_TYPE, ETAG, RETRY_AFTER};
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 pub use extract::{JsonBody, Path, Query, whole_number};
+pub use totals::{LineBody, ShippingBody, TaxBody, TotalsBody};
 
 /// Position in the log that an answer reflects, or that a command led to.
 pub const LOG_POSITION: HeaderName = HeaderName::from_static("log-position");

@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use domain::order::{self, Line, Parcel, Units};
 use domain::payment::{Amounts, Status as PaymentStatus};
+use domain::totals::Totals;
 use domain::{Event, Money, OrderId, cart, payment};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -88,11 +89,12 @@ impl rows::Row for Row {
 pub(super) struct Quote<'a> {
     pub order_id: OrderId,
     pub lines: &'a [Line],
+    pub totals: Option<&'a Totals>,
 }
 
 impl insert::Record for Quote<'_> {
     fn binary(&self, row: &mut insert::Row<'_>) {
-        row.uuid(self.order_id.0).jsonb(&self.lines);
+        row.uuid(self.order_id.0).jsonb(&self.lines).optional(self.totals, |row, totals| row.jsonb(totals));
     }
 }
 

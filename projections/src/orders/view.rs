@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use domain::Money;
 use domain::order::{Line, Units};
 use domain::payment::Amounts;
+use domain::totals::Totals;
 use infra::read_models::ReadModel;
 use sqlx::types::Json;
 use sqlx::{FromRow, PgPool};
@@ -21,6 +22,8 @@ pub struct Order {
     pub reason: Option<String>,
     pub lines: Json<Vec<Line>>,
     pub total: Json<Option<Money>>,
+    /// Of a checkout here, unless it was before there were any.
+    pub totals: Json<Option<Totals>>,
     pub payment_status: String,
     pub payment: Option<Json<Amounts>>,
     pub ordered: i64,
@@ -81,7 +84,8 @@ pub async fn order(pool: &PgPool, model: &ReadModel, id: Uuid) -> Result<(Option
     let mut snapshot = model.snapshot(pool).await?;
     let order: Option<Order> = sqlx::query_as(snapshot.sql(
         "select id, number, country, status, reason, coalesce(lines, '[]') as lines,
-                coalesce(total, 'null') as total, payment_status, payment, ordered, shipped, returned, placed_at, version, position
+                coalesce(total, 'null') as total, coalesce(totals, 'null') as totals, payment_status, payment,
+                ordered, shipped, returned, placed_at, version, position
          from {schema}.orders left join {schema}.quotes on order_id = id where id = $1",
     ))
     .bind(id)

@@ -74,7 +74,9 @@ impl Checkout {
                 about.lines("return", units, &|quantity| stock::Command::Return { order_id, quantity })
             }
             Event::Completed {} | Event::Failed { .. } => vec![Action::CancelTimer { name: DEADLINE }],
-            Event::PaymentUndoBegun {} | Event::WrittenOff {} => vec![about.payment("undo", payment::Command::Undo { at })],
+            Event::PaymentUndoBegun {} | Event::WrittenOff {} => {
+                vec![about.payment("undo", payment::Command::Undo { at })]
+            }
             Event::ReleaseBegun {} if self.confirmed => {
                 about.every_line("return", &|quantity| stock::Command::Return { order_id, quantity })
             }
@@ -151,12 +153,13 @@ fn placed(input: &Input) -> Option<order::Command> {
     match input {
         Input::Event {
             stream,
-            event: Happened::Cart(cart::Event::CheckedOut { lines, total, personal, .. }),
+            event: Happened::Cart(cart::Event::CheckedOut { lines, total, totals, personal, .. }),
             ..
         } => Some(order::Command::Place {
             cart_id: stream.id().parse().ok()?,
             lines: lines.clone(),
             total: *total,
+            totals: totals.clone(),
             buyer: personal.clone(),
         }),
         _ => None,

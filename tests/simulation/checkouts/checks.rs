@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use domain::commit::Hash;
 use domain::payment::{Operation, Payment};
 use domain::stock::Stock;
+use domain::totals::Totals;
 use domain::{Aggregate, CommandId, Event, Money, OrderId, RecordedEvent, StreamId, cart, order, stock};
 use infra::log::Stored;
 use sagas::{Checkout, checkout};
@@ -16,6 +17,7 @@ use super::History;
 #[derive(Default)]
 struct Told {
     total: Option<Money>,
+    totals: Option<Totals>,
     units: u64,
     returned: u64,
     /// What was asked back, and is not known to have failed.
@@ -63,13 +65,18 @@ fn told(commits: &[Stored]) -> (BTreeMap<OrderId, Told>, BTreeMap<StreamId, Stoc
                 continue;
             }
             match Event::decode(recorded).expect("readable") {
-                Some(Event::Cart(cart::Event::CheckedOut { order_id, total, lines, .. })) => {
+                Some(Event::Cart(cart::Event::CheckedOut { order_id, total, totals, lines, .. })) => {
                     let told = orders.entry(order_id).or_default();
                     told.total = Some(total);
+                    told.totals = totals;
                     told.units = lines.iter().map(|line| u64::from(line.quantity)).sum();
                 }
                 Some(Event::Order(event)) => {
                     let told = orders.entry(stream.id().parse().expect("an order")).or_default();
+                    if let order::Event::Placed { total, totals, .. } = &event {
+                        assert_eq!(*totals, told.totals, "{stream} is placed as it was checked out");
+                        assert_eq!(totals.as_ref().map(|totals| totals.total), Some(*total), "{stream}");
+                    }
                     told.order(&event);
                 }
                 Some(Event::Payment(event)) => {
@@ -150,7 +157,11 @@ pub fn all_is_well(history: &History) {
         let ledger = Ledger::of(*order_id, history);
         let (captured, refunded): (i64, i64) = (ledger.captured.iter().sum(), ledger.refunded.iter().sum());
         let amounts = told.payment.amounts();
-        assert_eq!((amounts.captured, amounts.refunded), (captured, refunded), "{order_id}: the books differ");
+        assert_eq!(
+            (amounts.captured, amounts.refunded),
+            (captured, refunded),
+            "{order_id}: the books differ"
+        );
         assert!(ledger.authorized <= 1, "{order_id} is authorised {} times", ledger.authorized);
         assert!(ledger.captured.len() <= 1, "{order_id} is captured {} times", ledger.captured.len());
         let total = told.total.map_or(0, |total| total.amount);
