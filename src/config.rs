@@ -2,6 +2,7 @@
 
 mod checkout;
 mod operate;
+mod payments;
 mod psp_sim;
 mod webhooks;
 
@@ -15,6 +16,7 @@ use domain::terms::Terms;
 use crate::history::filter::Moment;
 pub use checkout::Checkout;
 pub use operate::{DeadLettersWhat, Projections, ProjectionsWhat, Sagas, SagasWhat, Webhooks, WebhooksWhat};
+pub use payments::Payments;
 pub use psp_sim::{PspSim, PspSimLedger, PspSimWhat};
 pub use webhooks::WebhookSettings;
 
@@ -169,6 +171,8 @@ pub struct Platform {
     /// Log lines as JSON, one object a line.
     #[arg(long, env = "CARTULARY_LOG_JSON", value_parser = clap::builder::FalseyValueParser::new())]
     pub log_json: bool,
+    #[command(flatten)]
+    pub payments: Payments,
 }
 
 impl Platform {
@@ -201,7 +205,8 @@ impl Platform {
     }
 
     pub fn saga_settings(&self) -> sagas::Settings {
-        sagas::Settings { limits: self.checkout.limits(), patience: sagas::Patience::default() }
+        let (limits, patience) = (self.checkout.limits(), sagas::Patience::default());
+        sagas::Settings { limits, patience, reconciliation: self.payments.reconciliation() }
     }
 }
 

@@ -11,10 +11,11 @@ use infra::execute::{Executor, Executors};
 use infra::feed::Feed;
 use infra::log::{EventLog, JetStreamLog, LogSettings};
 use infra::nats::Connection;
-use infra::payment::{PaymentProvider, Providers, Sandbox};
+use infra::payment::stripe::webhook::Webhooks;
+use infra::payment::{Providers, Sandbox};
 use infra::read_models::ReadModels;
 use infra::snapshots::{JetStreamSnapshots, Snapshots};
-use infra::timers::JetStreamTimers;
+use infra::timers::{JetStreamTimers, Timers};
 use infra::writer::Writer;
 use query_api::QueryApi;
 use sagas::Sagas;
@@ -62,6 +63,7 @@ struct Shared {
     timers: JetStreamTimers,
     sandbox: Sandbox,
     providers: Providers,
+    stripe_webhooks: Option<Arc<Webhooks>>,
     pool: PgPool,
     clock: Clock,
     writer: Writer,
@@ -199,7 +201,9 @@ impl Shared {
         let unsafe_log = crate::safety::reasons(options, &settings, &jetstream, &pool).await?;
         let (log, clock): (Arc<dyn EventLog>, _) = (Arc::new(jetstream), Clock::system());
         let sandbox = Sandbox::open(pool.clone(), clock.clone(), Arc::new(timers.clone())).await?;
-        let providers = Providers::new([Arc::new(sandbox.clone()) as Arc<dyn PaymentProvider>]);
+        let shared_timers: Arc<dyn Timers> = Arc::new(timers.clone());
+        let (providers, stripe_webhooks) =
+            crate::providers::open(&options.payments, sandbox.clone(), &shared_timers, &clock)?;
         let (writer, executors) =
             execute_on(&log, &snapshots, &clock, options.writer_settings(), &options.execute_settings());
         let feed = Feed::new(log.clone());
@@ -211,6 +215,7 @@ impl Shared {
             timers,
             sandbox,
             providers,
+            stripe_webhooks,
             pool,
             clock,
             writer,
@@ -240,7 +245,7 @@ impl Shared {
                 let providers = self.providers.clone();
                 let (read_models, clock) = (self.read_models.clone(), self.clock.clone());
                 let api = CommandApi::new(feed, executors, read_models, providers, options.terms(), clock);
-                let api = Arc::new(api);
+                let api = Arc::new(api.with_webhooks(self.stripe_webhooks.clone()));
                 let worker = api.clone();
                 workers.spawn(async move { worker.run().await });
                 let commands = command_api::router(api).merge(crate::sandbox::router(self.sandbox.clone()));

@@ -53,6 +53,9 @@ pub async fn run(options: Sagas) -> anyhow::Result<ExitCode> {
             let _: Calling = client.post(&format!("/sagas/{id}/abandon"), body).await?;
             return taken_up(&client, id, options.json).await;
         }
+        SagasWhat::Reconcile { since } => {
+            return crate::reconciling::run(&client, since, options.json).await;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

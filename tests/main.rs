@@ -17,6 +17,7 @@ mod safety;
 mod sagas;
 mod simulation;
 mod snapshots;
+mod stripe;
 mod support;
 mod tidy;
 mod webhooks;

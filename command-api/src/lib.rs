@@ -11,6 +11,7 @@ mod quotes;
 mod request;
 mod settled;
 mod stock;
+mod webhooks;
 
 use std::sync::Arc;
 
@@ -19,6 +20,7 @@ use infra::clock::Clock;
 use infra::execute::Executors;
 use infra::feed::Feed;
 use infra::payment::Providers;
+use infra::payment::stripe::webhook::Webhooks;
 use infra::read_models::ReadModels;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -32,6 +34,7 @@ pub struct CommandApi {
     executors: Arc<Executors>,
     read_models: Arc<ReadModels>,
     providers: Providers,
+    webhooks: Option<Arc<Webhooks>>,
     terms: Arc<Terms>,
     clock: Clock,
     in_progress: InProgress,
@@ -49,7 +52,14 @@ impl CommandApi {
         clock: Clock,
     ) -> Self {
         let (in_progress, recent, settled) = (InProgress::default(), Recent::default(), Settled::default());
-        Self { feed, executors, read_models, providers, terms, clock, in_progress, recent, settled }
+        let webhooks = None;
+        Self { feed, executors, read_models, providers, webhooks, terms, clock, in_progress, recent, settled }
+    }
+
+    /// Takes Stripe's webhooks, if there is something to know them by.
+    #[must_use]
+    pub fn with_webhooks(self, webhooks: Option<Arc<Webhooks>>) -> Self {
+        Self { webhooks, ..self }
     }
 
     /// Follows the log for those who wait for an order to be settled. Runs until it is dropped.
@@ -76,5 +86,6 @@ pub fn router(api: Arc<CommandApi>) -> OpenApiRouter {
         .routes(routes!(fulfilment::ship))
         .routes(routes!(fulfilment::take_back))
         .routes(routes!(fulfilment::refund))
+        .merge(OpenApiRouter::new().routes(routes!(webhooks::stripe)).layer(webhooks::limit()))
         .with_state(api)
 }

@@ -48,6 +48,8 @@ pub const CATEGORY: &str = "payment";
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Payment {
     quote: Option<(Money, PaymentMethod)>,
+    /// When it was asked for first.
+    asked_at: Option<DateTime<Utc>>,
     provider_reference: Option<String>,
     amounts: Amounts,
     /// By our name for them, or the provider's, where somebody else made them.
@@ -205,6 +207,7 @@ impl Aggregate for Payment {
         match event {
             Event::AuthorizationRequested { amount, payment, at } => {
                 self.quote = Some((*amount, payment.clone()));
+                self.asked_at = *at;
                 self.begin(Operation::Authorize, amount.amount, *at);
             }
             Event::ActionRequired { provider_reference, attempt, .. } => {
@@ -277,6 +280,12 @@ impl Payment {
     #[must_use]
     pub fn requested(&self) -> Option<Money> {
         self.quote.as_ref().map(|(amount, _)| *amount)
+    }
+
+    /// When it was asked for first; nothing, if it never was, or long ago.
+    #[must_use]
+    pub fn asked_at(&self) -> Option<DateTime<Utc>> {
+        self.asked_at
     }
 
     /// The provider's name for it, once it's known.

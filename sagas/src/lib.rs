@@ -7,6 +7,7 @@ mod index;
 mod lane;
 pub mod payment;
 mod queues;
+pub mod reconcile;
 pub mod saga;
 mod settle;
 pub mod status;

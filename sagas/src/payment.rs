@@ -13,7 +13,7 @@
 use chrono::{DateTime, Utc};
 use domain::payment;
 use domain::{Event, OrderId};
-use infra::payment::SIGNAL;
+use infra::payment::{SIGNAL, signalled};
 
 use crate::saga::{Action, Due, Input, Summary};
 
@@ -97,7 +97,9 @@ pub fn actions(input: &Input) -> Vec<Action> {
             | payment::Event::StrayUndone { .. } => Vec::new(),
         },
         Input::Event { .. } | Input::Abandoned { .. } => Vec::new(),
-        Input::Timer { name, .. } if name == SIGNAL => vec![Action::ObservePayment],
+        Input::Timer { name, .. } if name.starts_with(SIGNAL) => {
+            vec![Action::ObservePayment { reference: signalled(name).map(str::to_owned) }]
+        }
         Input::Timer { generation, .. } => vec![Action::SettlePayment { generation: Some(*generation) }],
     }
 }

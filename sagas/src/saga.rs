@@ -36,8 +36,11 @@ pub enum Action {
     SettlePayment {
         generation: Option<u32>,
     },
-    /// Take from the provider's books what is news about the payment.
-    ObservePayment,
+    /// Take from the provider's books what is news about the payment; `reference` is the provider's name for the
+    /// one that is meant, if that may be another one than the order's own.
+    ObservePayment {
+        reference: Option<String>,
+    },
     SetTimer {
         name: &'static str,
         generation: u32,

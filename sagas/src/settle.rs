@@ -5,6 +5,7 @@
 //! | nobody has asked yet                             | ask                                             |
 //! | somebody may have asked                          | look it up; what is found is the outcome        |
 //! | it is not found, and the key is young            | ask again, with the same key                    |
+//! | its key only brings the failure of the first try | look it up; long enough after, it was not done  |
 //! | it is not found, and the key may be forgotten    | look it up again, later: it may still appear    |
 //! | it is not found, long after                      | it never arrived, and will not any more         |
 //!
@@ -18,8 +19,9 @@ use domain::payment::{Command, Operation, Outcome, Request, State, Statement};
 use infra::clock::Clock;
 use infra::payment::{Answer, NoAnswer, PaymentProvider, Wanted};
 
-/// How long a provider may take to answer.
-pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+/// How long a look-up and a request may take together. A provider's guard gives up each of them earlier; this is
+/// for one that has none.
+pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 
 /// Longest time between two look-ups.
 const LOOK_UP_MAX: Duration = Duration::from_secs(60);
@@ -36,6 +38,8 @@ pub struct Patience {
     pub horizon: chrono::Duration,
     /// So long after it was made, somebody should look at a request without an outcome.
     pub review_after: chrono::Duration,
+    /// So long after it was made, what a request made is in the provider's books, if it made anything.
+    pub books_lag: chrono::Duration,
 }
 
 impl Default for Patience {
@@ -44,6 +48,7 @@ impl Default for Patience {
             safe_window: chrono::Duration::hours(20),
             horizon: chrono::Duration::hours(48),
             review_after: chrono::Duration::hours(1),
+            books_lag: chrono::Duration::minutes(1),
         }
     }
 }
@@ -65,10 +70,8 @@ pub async fn settle(
     let age = request.open.asked_at.map_or_else(chrono::Duration::zero, |asked_at| at - asked_at);
     let again_at = at + backoff(request);
     let (outcome, others) = match heard {
-        Ok(Heard::Answer(Answer::Stated(statement))) => {
-            (Outcome::Stated { statement, look_up_at: again_at }, Vec::new())
-        }
-        Ok(Heard::Answer(Answer::Refused { reason })) => {
+        Ok(Heard::Stated(statement)) => (Outcome::Stated { statement, look_up_at: again_at }, Vec::new()),
+        Ok(Heard::Refused(reason)) => {
             if matches!(operation, Operation::Void | Operation::Refund) {
                 tracing::error!(order = %request.order_id, operation = operation.code(), reason,
                     "the payment provider refuses to give money back; it will be asked again");
@@ -94,7 +97,8 @@ pub async fn settle(
 }
 
 enum Heard {
-    Answer(Answer),
+    Stated(Statement),
+    Refused(String),
     /// In the provider's books, with other payments for the same order.
     Found(Statement, Vec<Statement>),
     /// It's not in the books, and it's too late to ask again.
@@ -110,24 +114,45 @@ async fn ask(
 ) -> Result<Heard, NoAnswer> {
     let age = request.open.asked_at.map_or_else(chrono::Duration::zero, |asked_at| clock.now() - asked_at);
     let is_safe = age <= patience.safe_window;
-    if !is_first || request.open.attempt > 0 || !is_safe {
-        let mut found = provider.look_up(wanted(request)).await?;
-        found.sort_by_key(|statement| std::cmp::Reverse(rank(&statement.state)));
-        if let Some(at) = found.iter().position(|statement| answers(request, statement)) {
-            let statement = found.remove(at);
-            return Ok(Heard::Found(statement, found));
-        }
+    if (!is_first || request.open.attempt > 0 || !is_safe)
+        && let Some(found) = look_up(provider, request).await?
+    {
+        return Ok(found);
     }
-    if request.open.operation.creates() && !is_safe {
+    let creates = request.open.operation.creates();
+    if creates && !is_safe {
         return Ok(Heard::Nothing);
     }
-    provider.ask(request).await.map(Heard::Answer)
+    match provider.ask(request).await? {
+        // It is over, so what it did shows, at the latest when the books have had their time.
+        Answer::Failed { reason } => Ok(match look_up(provider, request).await? {
+            Some(found) => found,
+            None if creates && age > patience.books_lag => Heard::Refused(reason),
+            None => Heard::Nothing,
+        }),
+        Answer::Stated(statement) => Ok(Heard::Stated(statement)),
+        Answer::Refused { reason } => Ok(Heard::Refused(reason)),
+    }
+}
+
+/// What the provider's books say came of the request, if they do.
+async fn look_up(provider: &dyn PaymentProvider, request: &Request) -> Result<Option<Heard>, NoAnswer> {
+    let mut found = provider.look_up(wanted(request)).await?;
+    found.sort_by_key(|statement| std::cmp::Reverse(rank(&statement.state)));
+    let Some(at) = found.iter().position(|statement| answers(request, statement)) else { return Ok(None) };
+    let statement = found.remove(at);
+    Ok(Some(Heard::Found(statement, found)))
 }
 
 /// A payment by its name, or what there may be for the order since shortly before it was asked for.
 fn wanted(request: &Request) -> Wanted<'_> {
-    let since = request.open.asked_at.map(|asked_at: DateTime<Utc>| asked_at - CLOCKS_DIFFER_MAX);
+    let since = since(request.open.asked_at);
     Wanted { order_id: request.order_id, reference: request.provider_reference.as_deref(), since }
+}
+
+/// Before that, by the provider's clock, there can't be anything that was asked for then.
+pub(crate) fn since(asked_at: Option<DateTime<Utc>>) -> Option<DateTime<Utc>> {
+    asked_at.map(|asked_at| asked_at - CLOCKS_DIFFER_MAX)
 }
 
 /// Whether the statement says what became of the request.

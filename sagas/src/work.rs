@@ -9,13 +9,14 @@ use infra::clock::Clock;
 use infra::execute::{self, Executed, Executor, Executors, Loaded, Request};
 use infra::feed::Feed;
 use infra::log::Unavailable;
-use infra::payment::{NoAnswer, Providers, Wanted, signal};
+use infra::payment::{NoAnswer, Providers, Wanted, signal, signal_about};
 use infra::timers::{Fired, Timer, Timers};
 use uuid::Uuid;
 
 use crate::checkout::{self, Checkout, Limits, Told};
 use crate::index::Index;
 use crate::payment as payment_saga;
+use crate::reconcile;
 use crate::saga::{Action, Input};
 use crate::settle::{self, Patience, settle};
 
@@ -32,6 +33,7 @@ const TROUBLE: u32 = 3;
 pub struct Settings {
     pub limits: Limits,
     pub patience: Patience,
+    pub reconciliation: reconcile::Settings,
 }
 
 /// All that the sagas work with.
@@ -161,7 +163,7 @@ impl Sagas {
         match action {
             Action::Execute { step, command } => self.execute(&work.request(&step, &step), command).await,
             Action::SettlePayment { generation } => self.settle_payment(work, generation).await,
-            Action::ObservePayment => self.observe_payment(work).await,
+            Action::ObservePayment { reference } => self.observe_payment(work, reference.as_deref()).await,
             Action::SetTimer { name, generation, at } => {
                 let timer = Timer { saga: saga.to_owned(), id, name: name.to_owned(), generation, at };
                 Ok(self.timers.set(&timer).await?)
@@ -196,11 +198,11 @@ impl Sagas {
     }
 
     /// A provider that does not answer now is asked later: nothing else waits for that.
-    async fn observe_payment(&self, work: &Work) -> Result<(), Again> {
+    async fn observe_payment(&self, work: &Work, meant: Option<&str>) -> Result<(), Again> {
         let payment = self.executors.payments.load(work.order_id).await.map_err(Again::because)?.state;
         let Some(method) = payment.method() else { return Ok(()) };
-        let reference = payment.provider_reference();
-        let wanted = Wanted { order_id: work.order_id, reference, since: None };
+        let reference = meant.or(payment.provider_reference());
+        let wanted = Wanted { order_id: work.order_id, reference, since: settle::since(payment.asked_at()) };
         let look_up = async {
             let provider = self.providers.named(&method.method)?;
             let answer = tokio::time::timeout(settle::ANSWER_LIMIT, provider.look_up(wanted)).await;
@@ -214,7 +216,12 @@ impl Sagas {
             }
             Err(error) => {
                 tracing::warn!(order = %work.order_id, %error, "what the payment provider tells of is looked up later");
-                Ok(self.timers.set(&signal(work.order_id, at + OBSERVED_AGAIN_AFTER)).await?)
+                let again = at + OBSERVED_AGAIN_AFTER;
+                let signal = match meant {
+                    Some(reference) => signal_about(work.order_id, reference, again),
+                    None => signal(work.order_id, again),
+                };
+                Ok(self.timers.set(&signal).await?)
             }
         }
     }

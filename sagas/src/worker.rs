@@ -15,6 +15,7 @@ use crate::following::due;
 use crate::index;
 use crate::lane::{Lane, Status};
 use crate::queues::Queues;
+use crate::reconcile;
 use crate::work::{Kind, Sagas, Work};
 
 /// Name under which the sagas read the log.
@@ -59,6 +60,7 @@ impl Worker {
         let mut tasks = Tasks::default();
         tokio::select! {
             () = self.follow_timers() => {}
+            () = self.reconcile() => {}
             () = self.work(&mut worker, &mut tasks) => {}
             _ = stop.wait_for(|stop| *stop) => {}
         }
@@ -86,6 +88,14 @@ impl Worker {
         }
     }
 
+    /// Begins when there is something to share, for then there are the tables.
+    async fn reconcile(&self) {
+        while self.statuses().is_none() {
+            tokio::time::sleep(RETRY_INTERVAL).await;
+        }
+        reconcile::run(&self.sagas, &self.pool).await;
+    }
+
     async fn set_up(&self) -> Result<(), sqlx::Error> {
         let mut connection = self.pool.acquire().await?;
         let mut transaction = connection.begin().await?;
@@ -93,6 +103,7 @@ impl Worker {
             .execute(&mut *transaction)
             .await?;
         index::migrate(&mut transaction).await?;
+        reconcile::tables::migrate(&mut transaction).await?;
         transaction.commit().await?;
         self.sagas.index.load(&mut connection).await?;
         lanes::resize(&mut connection, READER, LANES).await

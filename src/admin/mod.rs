@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod dead_letters;
+pub mod reconciliations;
 pub mod sagas;
 pub mod webhooks;
 
@@ -81,6 +82,7 @@ pub fn router(builds: Builds, endpoints: ::webhooks::Endpoints) -> Router {
         .routes(routes!(roll_back))
         .merge(dead_letters::routes())
         .merge(sagas::routes())
+        .merge(reconciliations::routes())
         .with_state(Arc::new(builds))
         .merge(webhooks::routes().with_state(endpoints));
     let (router, document) = routes.split_for_parts();

@@ -109,6 +109,13 @@ pub enum SagasWhat {
         #[arg(long)]
         reason: String,
     },
+    /// Compare payments with the providers' books now, record what was missed, have second payments undone, and
+    /// show what somebody has to look at. Exits with 1 if there is any of that.
+    Reconcile {
+        /// What was made in this time, such as 24h [default: since the last comparison, and a bit before]
+        #[arg(long, value_parser = ago)]
+        since: Option<chrono::Duration>,
+    },
 }
 
 #[derive(Debug, Clone, Args)]
@@ -234,5 +241,10 @@ pub enum DeadLettersWhat {
 
 fn keep(text: &str) -> Result<Duration, String> {
     let time = crate::how_long::how_long(text).and_then(|time| time.to_std().ok());
+    time.ok_or_else(|| "expected a length of time such as 90s, 15m, 24h or 7d".to_owned())
+}
+
+fn ago(text: &str) -> Result<chrono::Duration, String> {
+    let time = crate::how_long::how_long(text);
     time.ok_or_else(|| "expected a length of time such as 90s, 15m, 24h or 7d".to_owned())
 }

@@ -252,6 +252,7 @@ fn is_the_contract(routes: &[String]) {
         "POST /v1/sandbox/challenges/{reference}",
         "POST /v1/stock/{sku}/adjustments",
         "POST /v1/stock/{sku}/receipts",
+        "POST /v1/webhooks/stripe",
         "PUT /v1/carts/{id}/lines/{sku}",
     ];
     assert_eq!(routes, expected);

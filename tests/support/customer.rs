@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::eventually;
-use super::shop::{checkout, name, product};
+use super::shop::{checkout_by, name, product};
 
 /// A client of a shop's HTTP APIs.
 pub struct Client {
@@ -121,7 +121,12 @@ impl Client {
 
     /// Checks the cart out; the order's id.
     pub async fn check_out(&self, cart: &str, token: &str) -> String {
-        let accepted = self.post(&format!("/v1/carts/{cart}/checkout"), &checkout(token)).await;
+        self.check_out_by(cart, "sandbox", token).await
+    }
+
+    /// The same, paid for in another way.
+    pub async fn check_out_by(&self, cart: &str, method: &str, token: &str) -> String {
+        let accepted = self.post(&format!("/v1/carts/{cart}/checkout"), &checkout_by(method, token)).await;
         assert_eq!(accepted.status, 202, "{accepted:?}");
         accepted.body["order_id"].as_str().expect("an id").to_owned()
     }

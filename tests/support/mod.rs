@@ -28,8 +28,16 @@ pub use warden::Folder;
 ///
 /// # Panics
 /// It does not within a minute.
-pub async fn eventually<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(60);
+pub async fn eventually<T>(what: &str, condition: impl AsyncFnMut() -> Option<T>) -> T {
+    within(Duration::from_secs(60), what, condition).await
+}
+
+/// Waits until the condition holds, for so long at most.
+///
+/// # Panics
+/// It does not.
+pub async fn within<T>(limit: Duration, what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + limit;
     loop {
         if let Some(value) = condition().await {
             return value;

@@ -82,6 +82,11 @@ impl Psp {
         (std::mem::replace(&mut self.folder, Folder::new()), status)
     }
 
+    /// Does nothing any more, and hangs up on nobody, until it is told to go on.
+    pub fn pause(&self, is_paused: bool) {
+        kill_process(self.pid(), if is_paused { Signal::STOP } else { Signal::CONT }).expect("it runs");
+    }
+
     /// What it logged.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("psp-sim.log")).expect("a log file")

@@ -228,12 +228,16 @@ pub fn product(sku: &str) -> Value {
 }
 
 pub fn checkout(token: &str) -> Value {
+    checkout_by("sandbox", token)
+}
+
+pub fn checkout_by(method: &str, token: &str) -> Value {
     json!({
         "email": "alice@example.com",
         "shipping_address": {
             "name": "Alice Ames", "line1": "1 High Street", "city": "Leeds", "postal_code": "LS1 1AA", "country": "GB",
         },
-        "payment": {"method": "sandbox", "token": token},
+        "payment": {"method": method, "token": token},
     })
 }
 

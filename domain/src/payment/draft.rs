@@ -156,6 +156,19 @@ impl Draft {
         if charged_back > 0 {
             self.record(Event::ChargedBack { amount: self.money(charged_back) });
         }
+        self.nothing_is_left();
+    }
+
+    /// Somebody else gave it all back meanwhile, or the buyer's bank did: then there's nothing to ask for.
+    fn nothing_is_left(&mut self) {
+        let open = self.state.open.as_ref().filter(|open| open.stray.is_none());
+        let Some((refund, amount)) = open.and_then(|open| Some((open.refund.clone()?, open.amount))) else {
+            return;
+        };
+        if self.state.amounts.kept() == 0 {
+            let (amount, reason) = (self.money(amount), "nothing_left".to_owned());
+            self.record(Event::RefundFailed { refund, amount, reason });
+        }
     }
 
     fn authorization(&mut self, statement: &Statement) {

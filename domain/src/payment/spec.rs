@@ -350,3 +350,17 @@ fn another_currency_is_no_payment_of_this_order() {
         .when(stated(Operation::Authorize, 0, euros))
         .then([Event::Declined { reason: "currency_mismatch".into() }]);
 }
+
+#[test]
+fn what_somebody_else_gave_back_is_not_asked_for_any_more() {
+    of_captured()
+        .when(Command::Undo { at: NOW })
+        .then([refund_requested("refund", 1000)])
+        .when(stated(Operation::Refund, 0, with_refund(None, 1000, RefundState::Done)))
+        .then([
+            refunded("r-1", 1000),
+            Event::RefundFailed { refund: "refund".into(), amount: gbp(1000), reason: "nothing_left".into() },
+        ])
+        .when(Command::Undo { at: NOW })
+        .then_nothing();
+}

@@ -1,6 +1,9 @@
 //! Payment providers: who can be asked to move money, and what they may answer.
 
+mod guard;
 mod sandbox;
+mod secret;
+pub mod stripe;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,7 +15,10 @@ use futures_util::future::BoxFuture;
 
 use crate::timers::Timer;
 
+pub use guard::{Guard, Limits};
 pub use sandbox::{ChallengeError, Sandbox};
+pub use secret::Secret;
+pub use stripe::Stripe;
 
 /// Name of the timer that a provider's word about a payment comes to.
 pub const SIGNAL: &str = "signal";
@@ -24,6 +30,9 @@ pub enum Answer {
     Stated(Statement),
     /// It was not done and will not be: the same request again would change nothing.
     Refused { reason: String },
+    /// Asking with this key failed, and that is all that will come of this key. If something was done before
+    /// it failed, the books have it, or soon will.
+    Failed { reason: String },
 }
 
 /// No answer came, so whether the request was carried out is unknown.
@@ -79,6 +88,9 @@ pub trait PaymentProvider: Send + Sync + 'static {
 
     /// Where the buyer goes to do what is required; nothing, if nothing is.
     fn challenge<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<Option<String>, NoAnswer>>;
+
+    /// Whose payment this is, as the provider was told when it was made.
+    fn order_of<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<Option<OrderId>, NoAnswer>>;
 }
 
 /// The providers of this shop, by name.
@@ -113,7 +125,24 @@ impl Providers {
 /// that nobody has looked at yet.
 #[must_use]
 pub fn signal(order_id: OrderId, at: DateTime<Utc>) -> Timer {
-    let (saga, id, name) = (CATEGORY.to_owned(), order_id.to_string(), SIGNAL.to_owned());
+    named(order_id, SIGNAL.to_owned(), at)
+}
+
+/// The same about one payment, which may be another one than the order's own. References are letters, digits
+/// and underscores.
+#[must_use]
+pub fn signal_about(order_id: OrderId, reference: &str, at: DateTime<Utc>) -> Timer {
+    named(order_id, format!("{SIGNAL}-{reference}"), at)
+}
+
+/// The payment that a signal of this name is about; nothing, if it is about the order's own.
+#[must_use]
+pub fn signalled(timer: &str) -> Option<&str> {
+    timer.strip_prefix(SIGNAL)?.strip_prefix('-')
+}
+
+fn named(order_id: OrderId, name: String, at: DateTime<Utc>) -> Timer {
+    let (saga, id) = (CATEGORY.to_owned(), order_id.to_string());
     // Each signal is another one: what it brings may be what an earlier one brought, in between which there
     // was something else.
     let generation = u32::try_from(at.timestamp()).unwrap_or(u32::MAX);

@@ -276,4 +276,12 @@ impl PaymentProvider for Sandbox {
         }
         .boxed()
     }
+
+    fn order_of<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<Option<OrderId>, NoAnswer>> {
+        async move {
+            let order_id = ledger::order_of(reference, &self.ledger).await.map_err(no_answer)?;
+            Ok(order_id.map(OrderId))
+        }
+        .boxed()
+    }
 }

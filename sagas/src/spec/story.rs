@@ -179,7 +179,7 @@ pub fn name(action: &Action) -> String {
             _ => step.clone(),
         },
         Action::SettlePayment { .. } => "settle".to_owned(),
-        Action::ObservePayment => "observe".to_owned(),
+        Action::ObservePayment { .. } => "observe".to_owned(),
         Action::SetTimer { name, .. } => format!("set {name}"),
         Action::CancelTimer { name } => format!("cancel {name}"),
     }

@@ -84,6 +84,7 @@ impl World {
                 settings: sagas::Settings {
                     limits: self.limits.clone(),
                     patience: sagas::Patience::default(),
+                    reconciliation: sagas::reconcile::Settings::default(),
                 },
                 index: Index::default(),
             });

@@ -145,6 +145,14 @@ pub async fn is_asked(reference: &str, pool: &PgPool) -> Result<bool, sqlx::Erro
     .await
 }
 
+/// The order that the payment of this name was made for.
+pub async fn order_of(reference: &str, pool: &PgPool) -> Result<Option<Uuid>, sqlx::Error> {
+    sqlx::query_scalar("select order_id from sandbox.operations where provider_reference = $1 limit 1")
+        .bind(reference)
+        .fetch_optional(pool)
+        .await
+}
+
 /// When a payment was made, and for which order: where a page of them ends.
 #[derive(Debug, Clone, FromRow)]
 pub struct Cursor {

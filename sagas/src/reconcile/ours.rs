@@ -1,0 +1,98 @@
+//! What the log has of payments.
+
+use std::collections::BTreeSet;
+
+use chrono::{DateTime, Utc};
+use domain::OrderId;
+use domain::payment::{CATEGORY, State, Statement, Status};
+use futures_util::StreamExt;
+use infra::log::EventLog;
+use infra::payment::Wanted;
+use sqlx::PgConnection;
+
+use super::tables::{Difference, Kind};
+use super::{Comparison, Error};
+use crate::work::Sagas;
+
+impl Comparison<'_> {
+    /// Compares one of our payments that the provider did not list: it may be older than the list.
+    pub(super) async fn ours(&self, order_id: OrderId, connection: &mut PgConnection) -> Result<(), Error> {
+        let payment = self.sagas.executors.payments.load(order_id).await.map_err(Error::log)?.state;
+        if payment.method().is_none_or(|method| method.method != self.provider.name()) {
+            return Ok(());
+        }
+        let plain = Difference {
+            kind: Kind::Unresolved,
+            order_id: Some(order_id.0),
+            reference: payment.provider_reference().unwrap_or_default().to_owned(),
+            amount: payment.requested().map_or(0, |money| money.amount),
+            currency: payment.requested().map_or("", |money| money.currency.code()).to_owned(),
+            what: String::new(),
+            is_repaired: false,
+        };
+        if let Some(reference) = payment.provider_reference() {
+            let wanted = Wanted { order_id, reference: Some(reference), since: None };
+            let found: Vec<Statement> = self.provider.look_up(wanted).await?;
+            let status = payment.status();
+            if found.is_empty() && !matches!(status, Status::Declined | Status::Voided) {
+                let what = format!("the log says {}", status.code());
+                return self.report(Difference { kind: Kind::Absent, what, ..plain }, connection).await;
+            }
+            for statement in found.iter().filter(|statement| statement.state != State::Processing) {
+                let news = self.observe(order_id, &payment, statement).await?;
+                if !news.is_empty() {
+                    let (what, is_repaired) = (news.join(", "), true);
+                    let missed = Difference { kind: Kind::Missed, what, is_repaired, ..plain.clone() };
+                    self.report(missed, connection).await?;
+                }
+            }
+        }
+        let payment = self.sagas.executors.payments.load(order_id).await.map_err(Error::log)?.state;
+        let Some(request) = payment.open_request(order_id) else { return Ok(()) };
+        let review_after = self.sagas.settings.patience.review_after;
+        if request.open.asked_at.is_some_and(|asked_at| self.until - asked_at > review_after) {
+            let what = format!("{} without an outcome", request.open.operation.code());
+            self.report(Difference { what, ..plain }, connection).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Sagas {
+    /// Orders to whose payments something happened in this time.
+    pub(super) async fn with_news(
+        &self,
+        since: DateTime<Utc>,
+        until: DateTime<Utc>,
+    ) -> Result<BTreeSet<OrderId>, Error> {
+        let log = self.feed.log();
+        let (first, end) = (first_at(log.as_ref(), since).await?, first_at(log.as_ref(), until).await?);
+        let mut found = BTreeSet::new();
+        if first >= end {
+            return Ok(found);
+        }
+        let mut commits = log.follow(first - 1);
+        while let Some(stored) = commits.next().await {
+            let stored = stored.map_err(Error::log)?;
+            if stored.commit.stream.category() == CATEGORY {
+                found.extend(stored.commit.stream.id().parse::<OrderId>());
+            }
+            if stored.sequence + 1 >= end {
+                return Ok(found);
+            }
+        }
+        Err(Error::log("it ended while it was read"))
+    }
+}
+
+/// The first position at or after the moment: commits are in the order of their times.
+async fn first_at(log: &dyn EventLog, time: DateTime<Utc>) -> Result<u64, Error> {
+    let (mut low, mut high) = (1, log.end().await.map_err(Error::log)? + 1);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        let stored = log.read(middle).await.map_err(Error::log)?;
+        let recorded_at = stored.ok_or_else(|| Error::log("it ended while it was read"))?.commit.recorded_at;
+        if recorded_at < time { low = middle + 1 } else { high = middle }
+    }
+    Ok(low)
+}
