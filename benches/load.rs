@@ -53,6 +53,15 @@ pub fn post(path: &str, body: &str, run: u128) -> String {
     )
 }
 
+/// `PUT` of a body.
+pub fn put(path: &str, body: &str) -> String {
+    let length = body.len();
+    format!(
+        "PUT {path} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\n\
+         content-length: {length}\r\n\r\n{body}"
+    )
+}
+
 /// `GET` of what is true at the position.
 pub fn get_at(path: &str, position: u64) -> String {
     format!("GET {path} HTTP/1.1\r\nhost: bench\r\nmin-log-position: {position}\r\n\r\n")
@@ -112,6 +121,17 @@ impl Connection {
 
     /// Sends the request and reads its answer; returns its position in the log, if it has one.
     pub async fn send(&mut self, request: &str) -> Option<u64> {
+        self.exchange(request).await.0
+    }
+
+    /// The same, and the answer's body.
+    pub async fn ask(&mut self, request: &str) -> (Option<u64>, String) {
+        let (position, head) = self.exchange(request).await;
+        (position, String::from_utf8_lossy(&self.buffer[head..]).into_owned())
+    }
+
+    /// The answer's position, and where its body begins.
+    async fn exchange(&mut self, request: &str) -> (Option<u64>, usize) {
         self.stream.write_all(request.as_bytes()).await.expect("the API reads");
         self.buffer.clear();
         loop {
@@ -133,7 +153,7 @@ impl Connection {
             let position = position.and_then(|header| std::str::from_utf8(header.value).ok()?.parse().ok());
             let good = matches!(response.code, Some(200..300));
             assert!(good, "{request}\n{}", String::from_utf8_lossy(&self.buffer));
-            return position;
+            return (position, head);
         }
     }
 }

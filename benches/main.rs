@@ -3,6 +3,7 @@
 //! `make bench`, `make bench ONLY=write`, `make bench ONLY=write/hot-sku`, `make bench QUICK=1`.
 
 mod baseline;
+mod checkout;
 mod cpu;
 mod history;
 mod load;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         write::measure(&plan, &mut report).await;
         read::measure(&plan, &mut report).await;
         rebuild::measure(&plan, &mut report).await;
+        checkout::measure(&plan, &mut report).await;
     });
     if report.is_empty() {
         eprintln!("ONLY names no figure");

@@ -52,6 +52,8 @@ pub enum Target {
     RatioAtMost(f64),
     /// At most so much more than the baseline.
     MoreAtMost(f64),
+    /// At least so much; there is no baseline.
+    ValueAtLeast(f64),
     /// At most so much; there is no baseline.
     ValueAtMost(f64),
     /// To be looked at, beside another figure.
@@ -64,6 +66,7 @@ impl Target {
             Self::RatioAtLeast(least) => ratio >= least,
             Self::RatioAtMost(most) => ratio <= most,
             Self::MoreAtMost(most) => value - baseline <= most,
+            Self::ValueAtLeast(least) => value >= least,
             Self::ValueAtMost(most) => value <= most,
             Self::None => true,
         }
@@ -74,6 +77,7 @@ impl Target {
             Self::RatioAtLeast(least) => format!("≥ {least} ×"),
             Self::RatioAtMost(most) => format!("≤ {most} ×"),
             Self::MoreAtMost(most) => format!("≤ + {most} {unit}"),
+            Self::ValueAtLeast(least) => format!("≥ {least} {unit}"),
             Self::ValueAtMost(most) => format!("≤ {most} {unit}"),
             Self::None => "–".to_owned(),
         }

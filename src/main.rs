@@ -10,6 +10,7 @@ mod history;
 mod how_long;
 mod import;
 mod limits;
+mod metrics;
 mod platform;
 mod providers;
 mod psp_sim;

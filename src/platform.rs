@@ -92,6 +92,7 @@ impl Platform {
     ) -> anyhow::Result<Self> {
         crate::limits::raise_open_files();
         let (stop, stopped) = watch::channel(false);
+        crate::metrics::begin();
         let mut shared = Shared::open(options, nats_url, database_url, stopped.clone()).await?;
         let log_was_empty = shared.log.end().await? == 0;
         let mut health = Health::new(
@@ -122,6 +123,7 @@ impl Platform {
         }
         let read_models = shared.read_models.clone();
         workers.spawn(async move { read_models.run().await });
+        workers.spawn(crate::metrics::run());
         let admin = match roles.iter().any(|role| OPERATED.contains(role)) {
             true => Some(listen(options.admin_host, options.admin_port, USUAL_ADMIN_PORT).await?),
             false => None,

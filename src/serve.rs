@@ -63,7 +63,7 @@ pub fn app(roles: OpenApiRouter, health: Arc<Health>) -> Router {
 
 /// The operators' app.
 pub fn admin_app(builds: projections::Builds, endpoints: webhooks::Endpoints) -> Router {
-    with_problems(crate::admin::router(builds, endpoints))
+    with_problems(crate::metrics::router().merge(crate::admin::router(builds, endpoints)))
 }
 
 /// Whatever else is asked, or goes wrong, is answered as a problem.

@@ -185,6 +185,10 @@ async fn operators_see_what_is_stuck_and_get_it_going() {
     let story = story(&shop, &order).await;
     let times = |kind: &str| steps(&story).iter().filter(|step| **step == kind).count();
     assert_eq!((times("payment.authorized"), times("order.confirmed"), times("payment.captured")), (1, 1, 1));
+    let metrics =
+        reqwest::get(format!("{admin}/metrics")).await.expect("an answer").text().await.expect("text");
+    let of = |name: &str| metrics.lines().any(|line| line.starts_with(name));
+    assert!(of("cartulary_payment_calls_total") && of("cartulary_writer_append_seconds"), "{metrics}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

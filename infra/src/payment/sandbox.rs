@@ -88,11 +88,16 @@ impl Sandbox {
     async fn carry_out(&self, request: &Request) -> Result<Answer, NoAnswer> {
         let mut transaction = self.ledger.begin().await.map_err(no_answer)?;
         ledger::lock(request.order_id, &mut transaction).await.map_err(no_answer)?;
-        let (line, is_first) = match ledger::line(request, &mut transaction).await.map_err(no_answer)? {
-            Some(line) => (line, false),
-            None => (self.enter(request, &mut transaction).await?, true),
+        let lines = ledger::lines(&[request.order_id.0], &mut transaction).await;
+        let mut lines = lines.map_err(no_answer)?;
+        let key = request.idempotency_key();
+        let known = lines.iter().find(|line| line.idempotency_key == key).cloned();
+        let is_first = known.is_none();
+        let line = match known {
+            Some(line) => line,
+            None => self.enter(request, &mut lines, &mut transaction).await?,
         };
-        let statement = self.statement(request.order_id, &line.provider_reference, &mut transaction).await?;
+        let statement = self.statement(&lines, &line.provider_reference);
         transaction.commit().await.map_err(no_answer)?;
         if is_first {
             self.tell_later(request, &line).await?;
@@ -108,14 +113,19 @@ impl Sandbox {
         })
     }
 
-    /// Enters a request that is new into the ledger.
-    async fn enter(&self, request: &Request, connection: &mut PgConnection) -> Result<Line, NoAnswer> {
+    /// Enters a request that is new into the ledger, where these lines are about its order.
+    async fn enter(
+        &self,
+        request: &Request,
+        lines: &mut Vec<Line>,
+        connection: &mut PgConnection,
+    ) -> Result<Line, NoAnswer> {
         let now = self.clock.now();
         let (operation, token) = (request.open.operation, request.payment.token.as_str());
         let reference = request.provider_reference.clone();
         let reference = reference.filter(|_| operation != Operation::Authorize);
         let reference = reference.unwrap_or_else(|| ledger::new_reference(request));
-        let before = self.statement(request.order_id, &reference, connection).await?;
+        let before = self.statement(lines, &reference);
         let declined = match operation {
             Operation::Authorize => declined(token),
             Operation::Capture if token == "tok_capture_declined" => Some("expired_card"),
@@ -148,20 +158,17 @@ impl Sandbox {
         };
         ledger::enter(&line, connection).await.map_err(no_answer)?;
         if operation == Operation::Capture && token == "tok_charge_back" {
-            ledger::enter(&line.charged_back(now + SLOW), connection).await.map_err(no_answer)?;
+            let charged_back = line.charged_back(now + SLOW);
+            ledger::enter(&charged_back, connection).await.map_err(no_answer)?;
+            lines.push(charged_back);
         }
+        lines.push(line.clone());
         Ok(line)
     }
 
-    async fn statement(
-        &self,
-        order_id: OrderId,
-        reference: &str,
-        connection: &mut PgConnection,
-    ) -> Result<Option<Statement>, NoAnswer> {
-        let lines = ledger::lines(&[order_id.0], connection).await.map_err(no_answer)?;
-        let all = ledger::statements(&lines, self.clock.now());
-        Ok(all.into_iter().map(|booked| booked.statement).find(|one| one.reference == reference))
+    fn statement(&self, lines: &[Line], reference: &str) -> Option<Statement> {
+        let all = ledger::statements(lines, self.clock.now());
+        all.into_iter().map(|booked| booked.statement).find(|one| one.reference == reference)
     }
 
     /// What happens to the payment later is told when it happens.

@@ -79,14 +79,6 @@ pub async fn lock(order_id: OrderId, connection: &mut PgConnection) -> Result<()
     sqlx::query("select pg_advisory_xact_lock($1)").bind(key).execute(connection).await.map(drop)
 }
 
-/// What is there about a request, by its key.
-pub async fn line(request: &Request, connection: &mut PgConnection) -> Result<Option<Line>, sqlx::Error> {
-    sqlx::query_as("select * from sandbox.operations where idempotency_key = $1")
-        .bind(request.idempotency_key())
-        .fetch_optional(connection)
-        .await
-}
-
 pub async fn enter(line: &Line, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     sqlx::query(
         "insert into sandbox.operations (idempotency_key, order_id, operation, provider_reference, amount,

@@ -1,0 +1,321 @@
+//! Full checkouts over HTTP: a cart, two lines, the checkout, and the order confirmed and visible. Everything
+//! is on this machine, the load included, and every commit is synced.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use sqlx::PgPool;
+use tokio::task::JoinSet;
+
+use crate::load::{self, Connection, Load, Requests, Until};
+use crate::report::{Figure, Plan, Report, Target};
+use crate::servers::{Instance, Servers};
+
+const GROUP: &str = "checkout";
+
+const PRODUCTS: u64 = 2_000;
+const ROLES: [&str; 4] = ["command-api", "query-api", "projections", "sagas"];
+
+/// Buyers at a time, at saturation.
+const BUYERS: usize = 256;
+
+pub async fn measure(plan: &Plan, report: &mut Report) {
+    if plan.wants(GROUP, "orders") {
+        saturation(plan, report).await;
+    }
+    if plan.wants(GROUP, "visible-p50") || plan.wants(GROUP, "visible-p99") {
+        visible(plan, report).await;
+    }
+    if plan.wants(GROUP, "rush") {
+        rush(plan, report).await;
+    }
+    if plan.wants(GROUP, "open-sagas") {
+        open_sagas(plan, report).await;
+    }
+    if plan.wants(GROUP, "cart-1114-lines") || plan.wants(GROUP, "checkout-1114-lines") {
+        many_lines(plan, report).await;
+    }
+}
+
+fn sku(number: u64) -> String {
+    format!("SKU-{}", number % PRODUCTS)
+}
+
+/// A shop with products of which there is enough.
+async fn shop(servers: &Servers) -> Instance {
+    let shop = Instance::start(servers, &ROLES).await;
+    let product: Requests = Arc::new(|number| {
+        let body = format!(
+            "{{\"sku\": \"{}\", \"title\": \"A mug\", \"description\": \"\", \"brand\": \"Clayworth\", \"category\": [\"Mugs\"], \"price\": {{\"amount\": 1250, \"currency\": \"GBP\"}}}}",
+            sku(number)
+        );
+        load::post("/v1/products", &body, crate::write::fresh())
+    });
+    load::run(&shop.address, 64, Until::Answered(PRODUCTS), product).await;
+    let receipt: Requests = Arc::new(|number| receipt(&sku(number), 1_000_000));
+    load::run(&shop.address, 64, Until::Answered(PRODUCTS), receipt).await;
+    shop
+}
+
+fn receipt(sku: &str, units: u64) -> String {
+    let path = format!("/v1/stock/{sku}/receipts");
+    load::post(&path, &format!("{{\"quantity\": {units}}}"), crate::write::fresh())
+}
+
+/// A buyer's connection.
+struct Buyer(Connection);
+
+impl Buyer {
+    async fn open(shop: &Instance) -> Self {
+        Self(Connection::open(&shop.address).await)
+    }
+
+    async fn ask(&mut self, request: &str) -> Value {
+        let (_, body) = self.0.ask(request).await;
+        serde_json::from_str(&body).expect("JSON")
+    }
+
+    /// A cart with one of each, and the position at which it is full.
+    async fn cart(&mut self, skus: impl IntoIterator<Item = String>) -> (String, u64) {
+        let cart = self.ask(&load::post("/v1/carts", "", crate::write::fresh())).await;
+        let cart = cart["id"].as_str().expect("an id").to_owned();
+        let mut position = 0;
+        for sku in skus {
+            let set =
+                self.0.send(&load::put(&format!("/v1/carts/{cart}/lines/{sku}"), "{\"quantity\": 1}")).await;
+            position = set.expect("a position");
+        }
+        (cart, position)
+    }
+
+    /// Waits until the order is confirmed and visible, or cancelled; for nothing, without a time.
+    async fn check_out(&mut self, cart: &str, wait_s: u32) -> Value {
+        let body = "{\"email\": \"ann@example.com\", \"shipping_address\": {\"name\": \"Ann\", \
+                    \"line1\": \"1 High Street\", \"city\": \"Leeds\", \"postal_code\": \"LS1 1AA\", \
+                    \"country\": \"GB\"}, \"payment\": {\"method\": \"sandbox\", \"token\": \"tok_approve\"}}";
+        let request = load::post(&format!("/v1/carts/{cart}/checkout"), body, crate::write::fresh());
+        let prefer = format!("\r\nprefer: wait={wait_s}\r\nhost:");
+        self.ask(&if wait_s > 0 { request.replacen("\r\nhost:", &prefer, 1) } else { request }).await
+    }
+
+    /// All of it; how long it took from the checkout until the order was visible as confirmed.
+    async fn buy(&mut self, number: u64) -> Duration {
+        let (cart, _) = self.cart([sku(number * 2), sku(number * 2 + 1)]).await;
+        let began = Instant::now();
+        let order = self.check_out(&cart, 60).await;
+        assert_eq!(order["status"], "confirmed", "{order}");
+        began.elapsed()
+    }
+}
+
+/// Buyers who come again at once, for so long or so often.
+async fn saturate(shop: &Instance, until: Until) -> Load {
+    let (began, next) = (Instant::now(), Arc::new(AtomicU64::new(fastrand::u64(0..1 << 32))));
+    let done = Arc::new(AtomicU64::new(0));
+    let mut buyers = JoinSet::new();
+    for _ in 0..BUYERS {
+        let mut buyer = Buyer::open(shop).await;
+        let (next, done) = (next.clone(), done.clone());
+        buyers.spawn(async move {
+            let mut latencies = Vec::new();
+            while match until {
+                Until::Elapsed(limit) => began.elapsed() < limit,
+                Until::Answered(count) => done.fetch_add(1, Ordering::Relaxed) < count,
+            } {
+                latencies.push(buyer.buy(next.fetch_add(1, Ordering::Relaxed)).await);
+            }
+            latencies
+        });
+    }
+    let mut load = Load::default();
+    while let Some(latencies) = buyers.join_next().await {
+        load.latencies.extend(latencies.expect("every order is confirmed"));
+    }
+    load.took = began.elapsed();
+    load.answered = load.latencies.len() as u64;
+    load.latencies.sort_unstable();
+    load
+}
+
+async fn saturation(plan: &Plan, report: &mut Report) {
+    let figure = Figure { group: GROUP, name: "orders", unit: "/s", target: Target::ValueAtLeast(600.0) };
+    let servers = Servers::start().await;
+    let shop = shop(&servers).await;
+    let meter = crate::cpu::Meter::new(&shop, &servers);
+    let mut rounds = Vec::new();
+    for _ in 0..plan.rounds() {
+        rounds.push((meter.of(saturate(&shop, Until::Elapsed(plan.round()))).await.per_second(), None));
+    }
+    report.note(&figure, &rounds);
+    println!("{meter}");
+    shop.stop().await;
+    servers.stop().await;
+}
+
+/// A hundred orders a second, whether the ones before are done or not.
+async fn visible(plan: &Plan, report: &mut Report) {
+    let target = Target::ValueAtMost;
+    let p50 = Figure { group: GROUP, name: "visible-p50", unit: "ms", target: target(30.0) };
+    let p99 = Figure { group: GROUP, name: "visible-p99", unit: "ms", target: target(150.0) };
+    let servers = Servers::start().await;
+    let shop = Arc::new(shop(&servers).await);
+    let (mut halves, mut most) = (Vec::new(), Vec::new());
+    for _ in 0..plan.rounds() {
+        let load = paced(&shop, 100, plan.round()).await;
+        halves.push((load.p50_ms(), None));
+        most.push((load.percentile_ms(99), None));
+    }
+    report.note(&p50, &halves);
+    report.note(&p99, &most);
+    Arc::into_inner(shop).expect("nobody buys any more").stop().await;
+    servers.stop().await;
+}
+
+async fn paced(shop: &Arc<Instance>, orders_per_s: u64, limit: Duration) -> Load {
+    let began = Instant::now();
+    let mut tick = tokio::time::interval(Duration::from_micros(1_000_000 / orders_per_s));
+    let mut buyers = JoinSet::new();
+    let first = fastrand::u64(0..1 << 32);
+    for number in first.. {
+        tick.tick().await;
+        if began.elapsed() >= limit {
+            break;
+        }
+        let shop = shop.clone();
+        buyers.spawn(async move { Buyer::open(&shop).await.buy(number).await });
+    }
+    let mut load = Load { took: began.elapsed(), ..Load::default() };
+    while let Some(latency) = buyers.join_next().await {
+        load.latencies.push(latency.expect("it is confirmed"));
+    }
+    load.answered = load.latencies.len() as u64;
+    load.latencies.sort_unstable();
+    load
+}
+
+/// All want the same thing, of which there is enough for a tenth of them.
+async fn rush(plan: &Plan, report: &mut Report) {
+    let figure = Figure { group: GROUP, name: "rush", unit: "s", target: Target::ValueAtMost(20.0) };
+    let buyers: u64 = if plan.quick { 2_000 } else { 10_000 };
+    let servers = Servers::start().await;
+    let shop = shop(&servers).await;
+    Connection::open(&shop.address)
+        .await
+        .send(&load::post(
+            "/v1/products",
+            "{\"sku\": \"HOT\", \"title\": \"Hot\", \"description\": \"\", \"brand\": \"Clayworth\", \"category\": [\"Mugs\"], \"price\": {\"amount\": 1250, \"currency\": \"GBP\"}}",
+            crate::write::fresh(),
+        ))
+        .await;
+    Connection::open(&shop.address).await.send(&receipt("HOT", buyers / 10)).await;
+    let carts = fill_carts(&shop, buyers).await;
+    let began = Instant::now();
+    check_out_all(&shop, carts).await;
+    let pool = PgPool::connect(servers.postgres.local_url()).await.expect("Postgres answers");
+    let confirmed = loop {
+        let counts: Vec<(String, i64)> =
+            sqlx::query_as("select status, count(*) from orders.orders group by 1")
+                .fetch_all(&pool)
+                .await
+                .expect("counts");
+        let of =
+            |wanted: &str| counts.iter().find(|(status, _)| status == wanted).map_or(0, |(_, count)| *count);
+        if of("confirmed") + of("cancelled") == i64::try_from(buyers).expect("few") {
+            break of("confirmed");
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    report.note(&figure, &[(began.elapsed().as_secs_f64(), None)]);
+    println!("      {buyers} buyers, {} in stock: {confirmed} confirmed", buyers / 10);
+    assert_eq!(confirmed, i64::try_from(buyers / 10).expect("few"), "all that there was, and no more");
+    pool.close().await;
+    shop.stop().await;
+    servers.stop().await;
+}
+
+/// So many carts, each with one of the thing that all want.
+async fn fill_carts(shop: &Instance, count: u64) -> Vec<String> {
+    let next = Arc::new(AtomicU64::new(0));
+    let mut buyers = JoinSet::new();
+    for _ in 0..BUYERS {
+        let (mut buyer, next) = (Buyer::open(shop).await, next.clone());
+        buyers.spawn(async move {
+            let mut carts = Vec::new();
+            while next.fetch_add(1, Ordering::Relaxed) < count {
+                carts.push(buyer.cart(["HOT".to_owned()]).await.0);
+            }
+            carts
+        });
+    }
+    buyers.join_all().await.into_iter().flatten().collect()
+}
+
+/// Checks all of them out, and waits for none.
+async fn check_out_all(shop: &Instance, carts: Vec<String>) {
+    let carts = Arc::new(std::sync::Mutex::new(carts));
+    let mut buyers = JoinSet::new();
+    for _ in 0..BUYERS {
+        let (mut buyer, carts) = (Buyer::open(shop).await, carts.clone());
+        buyers.spawn(async move {
+            loop {
+                let cart = carts.lock().expect("no panic").pop();
+                let Some(cart) = cart else { return };
+                buyer.check_out(&cart, 0).await;
+            }
+        });
+    }
+    buyers.join_all().await;
+}
+
+/// What an order costs while many others wait in the sagas: confirmed, and not shipped.
+async fn open_sagas(plan: &Plan, report: &mut Report) {
+    let figure = Figure { group: GROUP, name: "open-sagas", unit: "ms", target: Target::RatioAtMost(1.2) };
+    let open: u64 = if plan.quick { 10_000 } else { 100_000 };
+    let servers = Servers::start().await;
+    let shop = shop(&servers).await;
+    let per_order = |load: &Load| load.took.as_secs_f64() * 1e3 / load.answered as f64;
+    saturate(&shop, Until::Answered(100)).await;
+    let few = per_order(&saturate(&shop, Until::Elapsed(plan.round())).await);
+    let so_far = saturate(&shop, Until::Answered(open)).await;
+    let many = per_order(&saturate(&shop, Until::Elapsed(plan.round())).await);
+    report.note(&figure, &[(many, Some(few))]);
+    println!("      {} orders were opened in {:.0} s", so_far.answered, so_far.took.as_secs_f64());
+    shop.stop().await;
+    servers.stop().await;
+}
+
+/// A real basket of 1,114 lines beside one of 10.
+async fn many_lines(plan: &Plan, report: &mut Report) {
+    let target = Target::RatioAtMost;
+    let page = Figure { group: GROUP, name: "cart-1114-lines", unit: "ms", target: target(3.0) };
+    let all = Figure { group: GROUP, name: "checkout-1114-lines", unit: "ms", target: target(1114.0 / 10.0) };
+    let servers = Servers::start().await;
+    let shop = shop(&servers).await;
+    let (mut pages, mut checkouts) = (Vec::new(), Vec::new());
+    for _ in 0..plan.rounds() {
+        let (few_page, few) = basket(&shop, 10).await;
+        let (many_page, many) = basket(&shop, 1_114).await;
+        pages.push((many_page, Some(few_page)));
+        checkouts.push((many, Some(few)));
+    }
+    report.note(&page, &pages);
+    report.note(&all, &checkouts);
+    shop.stop().await;
+    servers.stop().await;
+}
+
+/// Milliseconds for the page of a cart with so many lines, and for its checkout until it's confirmed.
+async fn basket(shop: &Instance, lines: u64) -> (f64, f64) {
+    const PAGES: u64 = 200;
+    let mut buyer = Buyer::open(shop).await;
+    let (cart, position) = buyer.cart((0..lines).map(sku)).await;
+    let address = format!("/v1/carts/{cart}");
+    let pages: Requests = Arc::new(move |_| load::get_at(&address, position));
+    let page = load::run(&shop.address, 1, Until::Answered(PAGES), pages).await.p50_ms();
+    let began = Instant::now();
+    let order = buyer.check_out(&cart, 120).await;
+    assert_eq!(order["status"], "confirmed", "{order}");
+    (page, began.elapsed().as_secs_f64() * 1e3)
+}
