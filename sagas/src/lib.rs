@@ -1,5 +1,6 @@
 //! Sagas: events in, commands out, until a checkout has come to its good or its orderly end.
 
+mod alarms;
 mod calls;
 pub mod checkout;
 mod following;

@@ -13,6 +13,7 @@ use infra::payment::{NoAnswer, Providers, Wanted, signal, signal_about};
 use infra::timers::{Fired, Timer, Timers};
 use uuid::Uuid;
 
+use crate::alarms;
 use crate::checkout::{self, Checkout, Limits, Told};
 use crate::index::Index;
 use crate::payment as payment_saga;
@@ -129,10 +130,11 @@ impl Sagas {
     pub(crate) async fn try_to_deal_with(&self, work: &Work) -> Result<(), Again> {
         let actions = match work.kind {
             Kind::Payment => {
-                if let Input::Event { event: Event::Payment(event), .. } = &work.input
-                    && let Some(summary) = payment_saga::summary(event)
-                {
-                    self.index.note(work.kind, work.order_id, work.position.unwrap_or(0), summary);
+                if let Input::Event { event: Event::Payment(event), .. } = &work.input {
+                    alarms::of_payment(work.order_id, event);
+                    if let Some(summary) = payment_saga::summary(event) {
+                        self.index.note(work.kind, work.order_id, work.position.unwrap_or(0), summary);
+                    }
                 }
                 payment_saga::actions(&work.input)
             }
@@ -149,6 +151,7 @@ impl Sagas {
                 if let Some(summary) = state.summary() {
                     self.index.note(work.kind, work.order_id, version, summary);
                 }
+                alarms::of_checkout(work.order_id, &recorded.events);
                 state.actions(work.order_id, &work.input, &recorded.events, self.clock.now())
             }
         };

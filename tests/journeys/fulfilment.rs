@@ -130,6 +130,9 @@ async fn a_refund_that_the_provider_refuses_can_be_asked_for_again() {
         steps.any(|step| step["type"] == "order.refund_failed").then_some(())
     })
     .await;
+    let metrics = format!("{}/metrics", shop.addresses.admin);
+    let metrics = reqwest::get(metrics).await.expect("an answer").text().await.expect("text");
+    assert!(metrics.contains("cartulary_saga_alarms_total{kind=\"refund_failed\"}"), "{metrics}");
     let again = shop.post(&path, &body).await;
     assert_eq!(again.status, 201, "what was refused is left to be paid back: {again:?}");
     eventually("it is paid back", async || {

@@ -1,0 +1,52 @@
+//! What somebody should look at, as soon as it happens: in the process's log, and counted.
+
+use domain::{OrderId, payment};
+use metrics::counter;
+
+use crate::checkout;
+
+/// So many times, by kind, something happened that somebody has to see to. A repeat counts again.
+const ALARMS: &str = "cartulary_saga_alarms_total";
+
+pub(crate) fn of_payment(order_id: OrderId, event: &payment::Event) {
+    let kind = match event {
+        payment::Event::ReviewRequired { .. } => "review_required",
+        payment::Event::UndoRefused { .. } => "undo_refused",
+        payment::Event::RefundFailed { .. } => "refund_failed",
+        payment::Event::RefundReversed { .. } => "refund_reversed",
+        payment::Event::ChargedBack { .. } => "charged_back",
+        payment::Event::StrayFound { .. } => "stray_found",
+        payment::Event::AuthorizationRequested { .. }
+        | payment::Event::ActionRequired { .. }
+        | payment::Event::Authorized { .. }
+        | payment::Event::AuthorizationAdjusted { .. }
+        | payment::Event::Declined { .. }
+        | payment::Event::CaptureRequested { .. }
+        | payment::Event::Captured { .. }
+        | payment::Event::CaptureFailed { .. }
+        | payment::Event::CancellationRequested {}
+        | payment::Event::VoidRequested { .. }
+        | payment::Event::Voided {}
+        | payment::Event::RefundQueued { .. }
+        | payment::Event::RefundRequested { .. }
+        | payment::Event::Refunded { .. }
+        | payment::Event::OutcomeUnknown { .. }
+        | payment::Event::StrayUndone { .. } => return,
+    };
+    tell(order_id, kind);
+}
+
+pub(crate) fn of_checkout(order_id: OrderId, recorded: &[checkout::Event]) {
+    for event in recorded {
+        match event {
+            checkout::Event::CaptureStuck { .. } => tell(order_id, "capture_stuck"),
+            checkout::Event::ShipmentOverdue {} => tell(order_id, "shipment_overdue"),
+            _ => {}
+        }
+    }
+}
+
+fn tell(order_id: OrderId, kind: &'static str) {
+    tracing::error!(order = %order_id, kind, "somebody should look at this order: cartulary sagas show ID");
+    counter!(ALARMS, "kind" => kind).increment(1);
+}
