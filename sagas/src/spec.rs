@@ -1,6 +1,6 @@
 //! The checkout told as stories: what happens, and what the saga asks for.
 
-mod story;
+pub mod story;
 
 use domain::order::Units;
 use domain::{order, payment};
