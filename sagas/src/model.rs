@@ -154,12 +154,12 @@ fn check(name: &str, shop: Shop) {
 }
 
 #[test]
-fn one_buyer_and_everything_that_can_go_wrong() {
+fn f05_one_buyer_and_everything_that_can_go_wrong() {
     check("one buyer", Shop { orders: 1, left: ONE, keeps_what_is_held: false });
 }
 
 #[test]
-fn two_buyers_for_one_unit() {
+fn f01_two_buyers_for_one_unit() {
     check("two buyers", Shop { orders: 2, left: TWO, keeps_what_is_held: false });
 }
 

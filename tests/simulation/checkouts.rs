@@ -25,8 +25,9 @@ use infra::clock::Clock;
 use infra::execute::{self, Error, Executor, Executors, Request};
 use infra::feed::Feed;
 use infra::log::{EventLog, MemoryLog, Stored};
-use infra::payment::{Providers, signal, signal_about};
+use infra::payment::{PaymentProvider, Providers, signal, signal_about};
 use infra::snapshots::{MemorySnapshots, Snapshots};
+use infra::timers::Timers;
 use infra::writer::{self, Writer};
 use sagas::checkout::{CaptureAt, Limits};
 use sagas::{Checkout, Following, Index, Sagas};
@@ -39,7 +40,6 @@ use crate::support::story::{buyer, terms};
 use buyers::buy;
 use checks::{all_is_well, branches};
 use hearsay::Hearsay;
-use infra::timers::Timers;
 use liar::Liar;
 use provider::{Booked, Provider, Trouble};
 use timers::SimulatedTimers;
@@ -276,7 +276,7 @@ fn seeds() -> impl Iterator<Item = u64> {
 }
 
 #[test]
-fn every_checkout_ends_and_both_books_agree() {
+fn f05_every_checkout_ends_and_both_books_agree() {
     let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
     let mut troubles: BTreeMap<Trouble, usize> = BTreeMap::new();
     let (mut crashes, mut run_so_far) = (0, 0);

@@ -121,7 +121,7 @@ fn every_event_can_repeat() {
 
 /// Each fault at each step, and each other fault at each later step.
 #[test]
-fn every_step_can_fail() {
+fn f07_every_step_can_fail() {
     let mut runs = 0;
     for way in ways() {
         let steps = goes(way, 0, Fault::Nothing, (0, Fault::Nothing));

@@ -1,7 +1,5 @@
 //! A process's way to the provider: what it says may be made up on the way, and more may be asked than was wanted.
 
-use std::sync::Arc;
-
 use chrono::{DateTime, Utc};
 use domain::OrderId;
 use domain::payment::{Operation, Refund, RefundState, Request, State, Statement};
@@ -20,10 +18,6 @@ pub struct Liar {
 }
 
 impl Liar {
-    pub fn new(provider: Provider, mutant: Mutant) -> Arc<dyn PaymentProvider> {
-        Arc::new(Self { provider, mutant })
-    }
-
     async fn ask_falsely(&self, request: &Request) -> Result<Answer, NoAnswer> {
         match (self.mutant, request.open.operation) {
             (Mutant::RefundNotAsked, Operation::Refund) => Ok(self.refunded(request)),

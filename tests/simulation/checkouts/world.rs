@@ -110,7 +110,10 @@ impl World {
                 clock,
                 executors,
                 checkouts,
-                providers: Providers::new([Liar::new(self.provider.clone(), self.mutant)]),
+                providers: Providers::new([Arc::new(Liar {
+                    provider: self.provider.clone(),
+                    mutant: self.mutant,
+                }) as Arc<dyn PaymentProvider>]),
                 timers: self.timers.clone(),
                 settings: sagas::Settings {
                     limits: self.limits.clone(),
