@@ -87,7 +87,7 @@ async fn retry(pool: &PgPool, key: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_poison_event_sets_aside_what_it_is_about_and_nothing_else() {
+async fn f13_a_poison_event_sets_aside_what_it_is_about_and_nothing_else() {
     let log: Arc<dyn EventLog> = Arc::new(MemoryLog::default());
     let pool = PgPool::connect(&database_url().await).await.expect("Postgres answers");
     let code = Units::times(1);

@@ -135,7 +135,7 @@ async fn read(url: String, path: String, enough: Arc<AtomicBool>, reads: Arc<Ato
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rebuild_and_a_rollback_are_not_noticed_by_those_who_read() {
+async fn f12_a_rebuild_and_a_rollback_are_not_noticed_by_those_who_read() {
     let place = Place::new(&["command-api", "query-api", "projections"]).await;
     let (url, admin) = (&place.api.url, &place.api.admin);
     let load = Load::start(&[url], 2).await;
@@ -179,7 +179,7 @@ async fn a_rebuild_and_a_rollback_are_not_noticed_by_those_who_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn drift_is_found_named_and_mended() {
+async fn f14_drift_is_found_named_and_mended() {
     let place = Place::new(&["command-api", "query-api", "projections"]).await;
     let admin = &place.api.admin;
     let load = Load::start(&[&place.api.url], 2).await;
@@ -248,7 +248,7 @@ async fn a_build_goes_on_where_it_was_when_its_worker_was_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lease_that_was_lost_moves_nothing() {
+async fn f19_a_lease_that_was_lost_moves_nothing() {
     let pool = crate::support::servers::database().await;
     let readers = ["catalog_v1".to_owned()];
     let mut paused = Worker::new(pool.clone(), "paused".to_owned());

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use infra::fail_points;
 use rustix::process::{Signal, kill_process};
 use serde_json::{Value, json};
 use sqlx::PgPool;
@@ -21,6 +22,8 @@ const TAKEOVER_LIMIT: Duration = Duration::from_secs(10);
 
 /// How soon who comes new is to have its share; it may have to start first, on a busy machine.
 const SHARE_LIMIT: Duration = Duration::from_secs(30);
+
+const UNITS: u32 = 100_000;
 
 const TOKENS: [&str; 4] = ["tok_approve", "tok_decline", "tok_lost", "tok_approve"];
 
@@ -85,7 +88,6 @@ async fn books_agree(pool: &PgPool, confirmed: usize) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn processes_share_the_sagas_and_replace_each_other() {
-    const UNITS: u32 = 100_000;
     let (nats, database) = (Nats::start().await, database_url().await);
     let shop = Roles::start(nats.url(), &database, &["command-api", "query-api", "projections"]).await;
     let worker = async || Roles::start(nats.url(), &database, &["sagas"]).await;
@@ -111,17 +113,45 @@ async fn processes_share_the_sagas_and_replace_each_other() {
 
     let orders: Vec<String> =
         join_all(buyers).await.into_iter().flat_map(|orders| orders.expect("no panic")).collect();
+    all_is_settled(&client, &pool, &sku, &orders).await;
+}
+
+/// Each order came to its end, and log, shelf and provider say the same of them.
+async fn all_is_settled(client: &Client, pool: &PgPool, sku: &str, orders: &[String]) {
     let mut confirmed = 0;
-    for order in &orders {
+    for order in orders {
         confirmed += usize::from(client.settled(order).await["status"] == "confirmed");
     }
     assert!(confirmed > 20 && confirmed < orders.len(), "{confirmed} of {}", orders.len());
-    books_agree(&pool, confirmed).await;
+    books_agree(pool, confirmed).await;
     eventually("what is not sold is free", async || {
         let sold = i64::try_from(confirmed).expect("not more than there are");
-        (client.stock(&sku).await == (i64::from(UNITS) - sold, 0)).then_some(())
+        (client.stock(sku).await == (i64::from(UNITS) - sold, 0)).then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f02_a_death_at_each_step_of_the_sagas_charges_nobody_for_nothing() {
+    let (nats, database) = (Nats::start().await, database_url().await);
+    let shop = Roles::start(nats.url(), &database, &["command-api", "query-api", "projections"]).await;
+    let pool = PgPool::connect(&database).await.expect("Postgres answers");
+    let client = Arc::new(Client::new(&shop.url, &database));
+    let sku = client.product("killed", UNITS).await;
+    let enough = Arc::new(AtomicBool::new(false));
+    let buyer = tokio::spawn(buy(client.clone(), sku.clone(), enough.clone()));
+    for steps in [0, 3, 10] {
+        let starts = fail_points::SAGAS.map(async |place| {
+            let dies = format!("{place}={steps}*off->return");
+            Roles::start_to_die(nats.url(), &database, &["sagas"], &dies).await
+        });
+        for (place, mut dying) in fail_points::SAGAS.into_iter().zip(join_all(starts).await) {
+            eventually(place, async || dying.ended().then_some(())).await;
+        }
+    }
+    enough.store(true, Ordering::Relaxed);
+    let _last = Roles::start(nats.url(), &database, &["sagas"]).await;
+    all_is_settled(&client, &pool, &sku, &buyer.await.expect("no panic")).await;
 }
 
 /// The provider's books, out of its reach for a while.

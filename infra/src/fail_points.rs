@@ -23,6 +23,16 @@ pub const WEBHOOK_SENT: &str = "webhook.sent";
 /// All on the way of a command.
 pub const ALL: [&str; 5] = [BATCH_HALF_SENT, APPEND_SENT, APPEND_ACKNOWLEDGED, COMMAND_DONE, SNAPSHOT_SAVED];
 
+/// A saga has recorded what it makes of an input, and done none of what follows.
+pub const SAGA_RECORDED: &str = "saga.recorded";
+/// A step of a saga is done, and the next is not begun, or the input not done with.
+pub const SAGA_ACTED: &str = "saga.acted";
+/// The payment provider has answered, and this is not recorded.
+pub const PROVIDER_ANSWERED: &str = "provider.answered";
+
+/// All on the way of a saga's input.
+pub const SAGAS: [&str; 3] = [SAGA_RECORDED, SAGA_ACTED, PROVIDER_ANSWERED];
+
 /// Reads what the environment says.
 pub fn set_up() {
     #[cfg(feature = "fail-points")]

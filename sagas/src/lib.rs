@@ -16,6 +16,8 @@ mod work;
 pub mod worker;
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod spec;
 #[cfg(test)]
 mod wire_format;

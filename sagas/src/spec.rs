@@ -1,6 +1,6 @@
 //! The checkout told as stories: what happens, and what the saga asks for.
 
-mod story;
+pub mod story;
 
 use domain::order::Units;
 use domain::{order, payment};
@@ -145,7 +145,7 @@ fn an_operator_gives_up_what_is_shipped_and_not_paid() {
 }
 
 #[test]
-fn a_sold_out_line_ends_it_before_any_money_moves() {
+fn f07_a_sold_out_line_ends_it_before_any_money_moves() {
     let mut story = Story::placed();
     assert!(story.happens("stock/CUP", refused()).is_empty(), "waits for the other line's answer");
     let steps = story.happens("stock/MUG", reserved(5));

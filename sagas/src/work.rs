@@ -7,6 +7,7 @@ use domain::commit::Hash;
 use domain::{Aggregate, Command, CommandId, Event, OrderId, payment};
 use infra::clock::Clock;
 use infra::execute::{self, Executed, Executor, Executors, Loaded, Request};
+use infra::fail_points;
 use infra::feed::Feed;
 use infra::log::Unavailable;
 use infra::payment::{NoAnswer, Providers, Wanted, signal, signal_about};
@@ -155,8 +156,10 @@ impl Sagas {
                 state.actions(work.order_id, &work.input, &recorded.events, self.clock.now())
             }
         };
+        fail_points::may_die(fail_points::SAGA_RECORDED);
         for action in actions {
             self.act(work, action).await?;
+            fail_points::may_die(fail_points::SAGA_ACTED);
         }
         Ok(())
     }
@@ -196,6 +199,7 @@ impl Sagas {
         let provider = self.providers.named(&request.payment.method).map_err(Again::because)?;
         let patience = &self.settings.patience;
         let heard = settle(provider.as_ref(), &request, work.is_first, &self.clock, patience).await;
+        fail_points::may_die(fail_points::PROVIDER_ANSWERED);
         let name = format!("record/{}/{}", request.open.operation.code(), request.open.attempt);
         self.record(work, &name, heard).await
     }

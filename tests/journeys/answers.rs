@@ -94,7 +94,7 @@ async fn a_key_gives_one_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refusal_does_not_burn_the_key() {
+async fn f10_a_refusal_does_not_burn_the_key() {
     let shop = shared().await;
     let sku = shop.product("burn", 1).await;
     let take = json!({"delta": -2, "reason": "count"});
@@ -108,7 +108,7 @@ async fn a_refusal_does_not_burn_the_key() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_query_waits_for_the_position_that_it_wants() {
+async fn f11_a_query_waits_for_the_position_that_it_wants() {
     let shop = shared().await;
     let sku = shop::name("fresh");
     for round in 0..20 {

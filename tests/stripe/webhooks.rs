@@ -114,7 +114,7 @@ async fn f20_a_webhook_is_trusted_with_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn webhooks_come_before_with_and_after_the_answer_twice_and_out_of_order() {
+async fn f03_webhooks_come_before_with_and_after_the_answer_twice_and_out_of_order() {
     let psp = ["--webhook-duplicates-percent", "60", "--webhook-reorder-percent", "40", "--seed", "5"];
     let scene = Scene::start(&psp, &[]).await;
     scene.listen().await;

@@ -143,7 +143,7 @@ fn somebody_is_told_once_when_it_takes_too_long() {
 }
 
 #[test]
-fn a_late_success_after_a_cancellation_is_voided_by_itself() {
+fn f08_a_late_success_after_a_cancellation_is_voided_by_itself() {
     given::<Payment>([requested()])
         .when(Command::Undo { at: NOW })
         .then([Event::CancellationRequested {}])
@@ -198,7 +198,7 @@ fn what_was_declined_needs_no_undo() {
 }
 
 #[test]
-fn a_refused_undo_is_asked_for_again_with_another_key() {
+fn f06_a_refused_undo_is_asked_for_again_with_another_key() {
     let asked = of_captured().when(Command::Undo { at: NOW }).then([refund_requested("refund", 1000)]);
     let first_key = key(&asked);
     let again = asked.when(refused(Operation::Refund, 0)).then([Event::UndoRefused {

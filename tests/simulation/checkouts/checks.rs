@@ -233,6 +233,7 @@ pub fn branches(history: &History) -> BTreeMap<&'static str, usize> {
             ("payment_timed_out", "the deadline passes"),
             ("reservation_timed_out", "lines are not held in time"),
             ("not_shipped", "it is not shipped in time"),
+            ("payment_mismatch", "another amount is held than asked for"),
         ] {
             let is_why = |event: &RecordedEvent| event.data.get().contains(reason);
             if stored.commit.events.iter().any(is_why) {

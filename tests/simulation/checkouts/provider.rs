@@ -12,7 +12,7 @@ use futures_util::future::BoxFuture;
 use infra::clock::Clock;
 use infra::payment::{Answer, NoAnswer, Page, PaymentProvider, Wanted};
 
-use super::{Calm, Mutant};
+use super::{Calm, Counts, Mutant};
 
 /// What happens to one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,9 +60,32 @@ pub struct Books {
     pub ledger: Mutex<BTreeMap<String, Booked>>,
     pub seen: Mutex<BTreeMap<Trouble, usize>>,
     random: Mutex<fastrand::Rng>,
+    /// Requests under way, by order.
+    pub under_way: Mutex<BTreeMap<OrderId, u32>>,
     clock: Clock,
     calm: Calm,
+    counts: Counts,
     mutant: Mutant,
+}
+
+/// A request that somebody waits for.
+struct UnderWay(Provider, OrderId);
+
+impl UnderWay {
+    fn new(provider: &Provider, order_id: OrderId) -> Self {
+        *provider.under_way.lock().expect("no panic").entry(order_id).or_default() += 1;
+        Self(provider.clone(), order_id)
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let mut under_way = self.0.under_way.lock().expect("no panic");
+        if let Some(requests) = under_way.get_mut(&self.1) {
+            *requests -= 1;
+        }
+        under_way.retain(|_, requests| *requests > 0);
+    }
 }
 
 impl std::ops::Deref for Provider {
@@ -74,9 +97,10 @@ impl std::ops::Deref for Provider {
 }
 
 impl Provider {
-    pub fn new(random: fastrand::Rng, clock: Clock, calm: Calm, mutant: Mutant) -> Self {
-        let (ledger, seen, random) = (Mutex::default(), Mutex::default(), Mutex::new(random));
-        Self(Arc::new(Books { ledger, seen, random, clock, calm, mutant }))
+    pub fn new(random: fastrand::Rng, clock: Clock, calm: Calm, counts: Counts, mutant: Mutant) -> Self {
+        let (ledger, seen, under_way) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let random = Mutex::new(random);
+        Self(Arc::new(Books { ledger, seen, random, under_way, clock, calm, counts, mutant }))
     }
 
     /// What happens to the request, and how long it takes.
@@ -102,7 +126,7 @@ impl Provider {
         }
     }
 
-    fn statements(&self, order_id: OrderId) -> Vec<Statement> {
+    pub fn statements(&self, order_id: OrderId) -> Vec<Statement> {
         statements(&self.ledger.lock().expect("no panic"), order_id, self.clock.now())
     }
 
@@ -116,6 +140,7 @@ impl Provider {
         let now = self.clock.now();
         let before =
             statements(&ledger, request.order_id, now).into_iter().find(|one| one.reference == reference);
+        let allowed = before.as_ref().map_or(0, |before| before.authorized);
         let kept = before.as_ref().map_or(0, |before| {
             before.captured - before.refunds.iter().map(|refund| refund.amount).sum::<i64>()
         });
@@ -124,17 +149,22 @@ impl Provider {
             (Operation::Authorize, _) => token != "tok_decline",
             (Operation::Capture, _) if token == "tok_capture_declined" => false,
             (Operation::Refund, _) if token == "tok_refund_refused" && request.open.round == 0 => false,
-            (Operation::Capture, state) => state == Some(State::Authorized),
-            (Operation::Void, state) => {
-                state.is_some_and(|state| !matches!(state, State::Captured | State::Voided))
+            (Operation::Capture, ref state) => *state == Some(State::Authorized),
+            (Operation::Void, ref state) => {
+                state.as_ref().is_some_and(|state| !matches!(state, State::Captured | State::Voided))
             }
             (Operation::Refund, _) => request.amount.amount <= kept,
         };
         let wait = if trouble == Trouble::Later { random.u64(2..60) } else { 0 };
+        let amount = match operation {
+            Operation::Authorize if token == "tok_partial" => (request.amount.amount + 1) / 2,
+            Operation::Capture => request.amount.amount.min(allowed),
+            _ => request.amount.amount,
+        };
         let booked = Booked {
             order_id: request.order_id,
             operation,
-            amount: request.amount,
+            amount: Money::new(amount, request.amount.currency),
             declined: !is_possible,
             reference: reference.clone(),
             refund: request.open.refund.clone(),
@@ -147,7 +177,10 @@ impl Provider {
             return Answer::Refused { reason: "declined".to_owned() };
         }
         let all = statements(&ledger, request.order_id, now);
-        Answer::Stated(all.into_iter().find(|one| one.reference == booked.reference).expect("it is booked"))
+        match all.into_iter().find(|one| one.reference == booked.reference) {
+            Some(statement) => Answer::Stated(statement),
+            None => Answer::Failed { reason: "there is no such payment".to_owned() },
+        }
     }
 }
 
@@ -197,6 +230,7 @@ fn statements(ledger: &BTreeMap<String, Booked>, order_id: OrderId, now: DateTim
 impl PaymentProvider for Provider {
     fn ask<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<Answer, NoAnswer>> {
         async move {
+            let _under_way = UnderWay::new(self, request.order_id);
             let (trouble, time) = self.trouble();
             tokio::time::sleep(time).await;
             if trouble == Trouble::Lost {
@@ -239,6 +273,10 @@ impl PaymentProvider for Provider {
             tokio::time::sleep(time).await;
             if [Trouble::Lost, Trouble::AnswerLost].contains(&trouble) {
                 return Err(NoAnswer("no answer".to_owned()));
+            }
+            let is_under_way = self.under_way.lock().expect("no panic").contains_key(&wanted.order_id);
+            if is_under_way && !self.statements(wanted.order_id).is_empty() {
+                self.counts.note("news before the answer");
             }
             let is_wanted = |one: &Statement| wanted.reference.is_none_or(|wanted| one.reference == wanted);
             Ok(self.statements(wanted.order_id).into_iter().filter(is_wanted).collect())

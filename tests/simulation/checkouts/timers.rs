@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use infra::log::Unavailable;
 use infra::timers::{Timer, Timers};
 
-use super::Calm;
+use super::{Calm, Mutant};
 
 type Name = (String, String, String);
 
@@ -19,11 +19,12 @@ pub struct SimulatedTimers {
     fired: Mutex<BTreeMap<(Name, u32), Timer>>,
     random: Mutex<fastrand::Rng>,
     calm: Calm,
+    mutant: Mutant,
 }
 
 impl SimulatedTimers {
-    pub fn new(random: fastrand::Rng, calm: Calm) -> Self {
-        Self { set: Mutex::default(), fired: Mutex::default(), random: Mutex::new(random), calm }
+    pub fn new(random: fastrand::Rng, calm: Calm, mutant: Mutant) -> Self {
+        Self { set: Mutex::default(), fired: Mutex::default(), random: Mutex::new(random), calm, mutant }
     }
 
     /// Those whose time has come.
@@ -69,7 +70,12 @@ impl Timers for SimulatedTimers {
         async move {
             self.answers()?;
             let name = (saga.to_owned(), id.to_owned(), name.to_owned());
-            self.set.lock().expect("no panic").remove(&name);
+            let mut set = self.set.lock().expect("no panic");
+            match self.mutant {
+                Mutant::AllTimersCancelled => set.retain(|(_, one, _), _| *one != name.1),
+                _ => drop(set.remove(&name)),
+            }
+            drop(set);
             self.answers()
         }
         .boxed()

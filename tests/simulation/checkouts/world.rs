@@ -15,7 +15,21 @@ pub struct World {
     /// What the operator wants given up.
     pub given_up: Mutex<BTreeSet<OrderId>>,
     pub crashes: AtomicU64,
+    pub counts: Counts,
+    /// How far all clocks have jumped ahead, in seconds.
+    jumped: Arc<AtomicU64>,
 }
+
+/// What one process has of its own.
+pub struct Process {
+    pub log: Arc<Hearsay>,
+    pub shop: Arc<Executors>,
+    pub checkouts: Executor<Checkout>,
+    pub clock: Clock,
+}
+
+/// No process's clock differs by more from the timers'.
+const CLOCKS_DIFFER_MAX_MS: i64 = 4_000;
 
 impl World {
     pub fn new(seed: u64, mutant: Mutant, random: &mut fastrand::Rng) -> Self {
@@ -26,19 +40,26 @@ impl World {
         };
         let (memory, calm) = (MemoryLog::default(), Calm::default());
         let began = tokio::time::Instant::now();
-        let clock = Clock::from_fn(move || DateTime::<Utc>::UNIX_EPOCH + began.elapsed());
+        let (counts, jumped) = (Counts::default(), Arc::new(AtomicU64::default()));
+        let ahead = jumped.clone();
+        let clock = Clock::from_fn(move || {
+            let ahead = Duration::from_secs(60 + ahead.load(Ordering::Relaxed));
+            DateTime::<Utc>::UNIX_EPOCH + began.elapsed() + ahead
+        });
         Self {
             seed,
             log: Mutated::new(memory.clone(), wrong),
             memory,
-            provider: Provider::new(random.fork(), clock.clone(), calm.clone(), mutant),
-            timers: Arc::new(SimulatedTimers::new(random.fork(), calm.clone())),
+            provider: Provider::new(random.fork(), clock.clone(), calm.clone(), counts.clone(), mutant),
+            timers: Arc::new(SimulatedTimers::new(random.fork(), calm.clone(), mutant)),
             clock,
             calm,
             mutant,
             limits: limits(random),
             given_up: Mutex::default(),
             crashes: AtomicU64::default(),
+            counts,
+            jumped,
         }
     }
 
@@ -57,29 +78,42 @@ impl World {
         FaultyLog::new(self.log.clone(), plan)
     }
 
-    pub fn process(&self, random: fastrand::Rng) -> (Arc<FaultyLog>, Arc<Executors>, Executor<Checkout>) {
-        let log = Arc::new(self.way_to_the_log(random));
+    /// A process with a clock of its own.
+    pub fn process(&self, mut random: fastrand::Rng) -> Process {
+        let behind = chrono::Duration::milliseconds(random.i64(-CLOCKS_DIFFER_MAX_MS..=CLOCKS_DIFFER_MAX_MS));
+        let right = self.clock.clone();
+        let clock = Clock::from_fn(move || right.now() - behind);
+        if behind.num_seconds().abs() >= 2 {
+            self.counts.note("a clock is wrong");
+        }
+        let (memory, counts) = (self.memory.clone(), self.counts.clone());
+        let log = self.way_to_the_log(random);
+        let log = Arc::new(Hearsay { log, memory, mutant: self.mutant, counts });
         let writer = Writer::new(log.clone(), writer::Settings::default());
         let snapshots: Arc<dyn Snapshots> = Arc::new(MemorySnapshots::default());
         let settings = execute::Settings {
             idempotency_keep: Duration::from_secs(24 * 3_600),
             cached_aggregates_max: 1_000,
         };
-        let executors = Executors::new(&writer, &snapshots, &self.clock, &settings);
-        (log, Arc::new(executors), Executor::new(&writer, &snapshots, &self.clock, &settings))
+        let shop = Arc::new(Executors::new(&writer, &snapshots, &clock, &settings));
+        let checkouts = Executor::new(&writer, &snapshots, &clock, &settings);
+        Process { log, shop, checkouts, clock }
     }
 
     /// A process with the sagas that dies and comes again, until it's calm; then it works on for ever.
     pub async fn saga_process(self: Arc<Self>, mut random: fastrand::Rng) {
         let mut checkpoint = 0;
         loop {
-            let (log, executors, checkouts) = self.process(random.fork());
+            let Process { log, shop: executors, checkouts, clock } = self.process(random.fork());
             let sagas = Arc::new(Sagas {
                 feed: Feed::new(log),
-                clock: self.clock.clone(),
+                clock,
                 executors,
                 checkouts,
-                providers: Providers::new([Arc::new(self.provider.clone()) as Arc<dyn PaymentProvider>]),
+                providers: Providers::new([Arc::new(Liar {
+                    provider: self.provider.clone(),
+                    mutant: self.mutant,
+                }) as Arc<dyn PaymentProvider>]),
                 timers: self.timers.clone(),
                 settings: sagas::Settings {
                     limits: self.limits.clone(),
@@ -113,7 +147,7 @@ impl World {
 
     /// Gives up what is shipped and can't be paid, as somebody has to in the end.
     pub async fn operator(self: Arc<Self>, random: fastrand::Rng) {
-        let (_, _, checkouts) = self.process(random);
+        let checkouts = self.process(random).checkouts;
         loop {
             tokio::time::sleep(Duration::from_secs(20)).await;
             for client in 0..BUYERS {
@@ -124,6 +158,41 @@ impl World {
                     self.given_up.lock().expect("no panic").insert(order_id);
                 }
             }
+        }
+    }
+
+    /// The provider tells of its payments whenever it likes: before the answer, several times, or of none.
+    pub async fn signals(self: Arc<Self>, mut random: fastrand::Rng) {
+        while !self.calm.is_calm() {
+            tokio::time::sleep(Duration::from_millis(random.u64(100..3_000))).await;
+            let any = OrderId(Uuid::from_u128(2_100 + random.u128(0..BUYERS)));
+            let under_way: Vec<OrderId> =
+                self.provider.under_way.lock().expect("no panic").keys().copied().collect();
+            let order_id = random.choice(under_way).unwrap_or(any);
+            if self.provider.statements(order_id).is_empty() {
+                self.counts.note("a signal about nothing");
+            }
+            let now = self.clock.now();
+            let signal = match random.u32(0..3) {
+                0 => signal_about(order_id, &format!("{order_id}:authorize"), now),
+                1 => signal_about(order_id, "somebody_elses", now),
+                _ => signal(order_id, now),
+            };
+            for _ in 0..random.u32(1..=3) {
+                self.counts.note("a signal");
+                // One that is not taken is sent again, or not.
+                let _ = self.timers.set(&signal).await;
+                tokio::time::sleep(Duration::from_millis(random.u64(0..300))).await;
+            }
+        }
+    }
+
+    /// All clocks jump ahead, now and then.
+    pub async fn jumps(self: Arc<Self>, mut random: fastrand::Rng) {
+        while !self.calm.is_calm() {
+            tokio::time::sleep(Duration::from_secs(random.u64(10..200))).await;
+            self.jumped.fetch_add(random.u64(1..120), Ordering::Relaxed);
+            self.counts.note("the clocks jump ahead");
         }
     }
 
@@ -144,9 +213,16 @@ impl World {
                 if self.mutant == Mutant::TimerLost {
                     self.timers.done(&timer);
                 }
+                let is_told_twice = timer.at.timestamp_millis() % 4 == 0;
+                if is_told_twice {
+                    self.counts.note("a timer fires twice");
+                }
                 let (sagas, timers) = (sagas.clone(), self.timers.clone());
                 firing.spawn(async move {
                     sagas.fire(&timer).await;
+                    if is_told_twice {
+                        sagas.fire(&timer).await;
+                    }
                     timers.done(&timer);
                 });
             }

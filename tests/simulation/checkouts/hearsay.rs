@@ -1,0 +1,123 @@
+//! A process's way to the log: what it hears of what happened may not be what happened.
+
+use domain::{RecordedEvent, StreamId, stock};
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+use futures_util::{FutureExt, StreamExt};
+use infra::log::{
+    Append, AppendError, EventLog, MemoryLog, Message, PageOfStream, ReadError, Stored, Unavailable,
+};
+use serde_json::value::to_raw_value;
+
+use super::{Counts, Mutant};
+use crate::support::faulty_log::FaultyLog;
+
+/// One commit of so many is not heard of.
+const LOST: u64 = 9;
+/// So many at most change places.
+const SWAPPED: usize = 16;
+
+/// Truthful, unless it's a mutant.
+pub struct Hearsay {
+    pub log: FaultyLog,
+    /// What is there, without any trouble.
+    pub memory: MemoryLog,
+    pub mutant: Mutant,
+    pub counts: Counts,
+}
+
+impl Hearsay {
+    /// Counts the steps that somebody else did before, so that the log did not take them again.
+    async fn append_and_count(&self, message: &Message, expected: u64) -> Result<u64, AppendError> {
+        let outcome = self.log.append(message, expected).await;
+        if matches!(outcome, Err(AppendError::Conflict)) {
+            let id = domain::Commit::from_bytes(&message.body).expect("a commit").id;
+            let there = self.memory.load(&message.stream, 0).await.expect("readable");
+            if there.iter().any(|stored| stored.commit.id == id) {
+                self.counts.note("a stale step is recognised");
+            }
+        }
+        outcome
+    }
+}
+
+/// Takes a refusal for goods that are held.
+fn misheard(event: &mut RecordedEvent) {
+    if event.kind == "stock.reservation_refused"
+        && let Ok(stock::Event::ReservationRefused { order_id, asked, .. }) = event.decode()
+    {
+        event.kind = "stock.reserved".to_owned();
+        let data = serde_json::json!({ "order_id": order_id, "quantity": asked });
+        event.data = to_raw_value(&data).expect("JSON");
+    }
+}
+
+/// The same commits, of which those that are there at once are in reverse order.
+fn swapped(ready: Vec<Result<Stored, ReadError>>) -> Vec<Result<Stored, ReadError>> {
+    let sequences: Vec<u64> = ready.iter().flatten().map(|stored| stored.sequence).collect();
+    let stored = ready.into_iter().flatten().rev();
+    stored.zip(sequences).map(|(stored, sequence)| Ok(Stored { sequence, ..stored })).collect()
+}
+
+impl EventLog for Hearsay {
+    fn append<'a>(&'a self, message: &'a Message, expected: u64) -> BoxFuture<'a, Result<u64, AppendError>> {
+        self.append_and_count(message, expected).boxed()
+    }
+
+    fn append_batch<'a>(&'a self, batch: &'a [Append]) -> BoxFuture<'a, Result<u64, AppendError>> {
+        self.log.append_batch(batch)
+    }
+
+    fn batch_max(&self) -> usize {
+        self.log.batch_max()
+    }
+
+    fn load_page<'a>(
+        &'a self,
+        stream: &'a StreamId,
+        after: u64,
+        most: usize,
+    ) -> BoxFuture<'a, Result<PageOfStream, ReadError>> {
+        self.log.load_page(stream, after, most)
+    }
+
+    fn read(&self, sequence: u64) -> BoxFuture<'_, Result<Option<Stored>, ReadError>> {
+        self.log.read(sequence)
+    }
+
+    fn follow(&self, after: u64) -> BoxStream<'static, Result<Stored, ReadError>> {
+        let all = self.log.follow(after);
+        match self.mutant {
+            Mutant::RefusalMisheard => all
+                .map(|read| {
+                    read.map(|mut stored| {
+                        stored.commit.events.iter_mut().for_each(misheard);
+                        stored
+                    })
+                })
+                .boxed(),
+            Mutant::InputLost => all
+                .map(|read| {
+                    read.map(|mut stored| {
+                        if stored.sequence.is_multiple_of(LOST) {
+                            stored.commit.events.clear();
+                        }
+                        stored
+                    })
+                })
+                .boxed(),
+            Mutant::OutOfOrder => {
+                all.ready_chunks(SWAPPED).flat_map(|ready| futures_util::stream::iter(swapped(ready))).boxed()
+            }
+            _ => all,
+        }
+    }
+
+    fn identity(&self) -> BoxFuture<'_, Result<String, Unavailable>> {
+        self.log.identity()
+    }
+
+    fn end(&self) -> BoxFuture<'_, Result<u64, Unavailable>> {
+        self.log.end()
+    }
+}
