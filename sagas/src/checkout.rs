@@ -53,6 +53,8 @@ pub struct Checkout {
     /// The order was confirmed, so its lines are sold, and its cart stays closed.
     confirmed: bool,
     captured: bool,
+    /// The provider took the money before it was asked to.
+    captured_early: bool,
     /// The buyer had to do something for the payment: there is time for that once.
     challenged: bool,
     shipped: Shipped,
@@ -197,6 +199,9 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "is_first")]
         generation: u32,
     },
+    /// The provider took the money before it was asked to.
+    #[serde(rename = "checkout.captured_early")]
+    CapturedEarly {},
     /// The goods are sold, and the money will be taken when they are shipped.
     #[serde(rename = "checkout.sale_begun")]
     SaleBegun {},
@@ -326,6 +331,7 @@ impl Aggregate for Checkout {
                 self.generation = *generation;
                 self.stage = Stage::Capturing;
             }
+            Event::CapturedEarly {} => self.captured_early = true,
             Event::SaleBegun {} => self.confirmed = true,
             Event::ShippingBegun { is_paid, deadline, generation } => {
                 self.captured |= is_paid;

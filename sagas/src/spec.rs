@@ -38,6 +38,19 @@ fn the_money_is_taken_when_the_first_parcel_goes() {
 }
 
 #[test]
+fn money_that_the_provider_takes_by_itself_is_not_waited_for() {
+    let mut story = Story::authorized();
+    assert!(story.happens(&payment_stream(), captured()).is_empty());
+    let steps = story.happens(&order_stream(), order::Event::Confirmed {});
+    assert_eq!(steps, ["set deadline", "capture", "sell/CUP", "sell/MUG"]);
+    assert_eq!(story.stage(), "shipping");
+    let mut story = Story::sold_before_it_is_paid();
+    assert!(story.happens(&payment_stream(), captured()).is_empty());
+    story.happens(&order_stream(), shipped(1, true));
+    assert_eq!(story.stage(), "completed");
+}
+
+#[test]
 fn what_is_not_shipped_as_long_as_it_can_be_paid_is_taken_back() {
     let mut story = Story::sold_before_it_is_paid();
     assert_eq!(story.deadline(), ["cancel deadline", "undo"]);

@@ -53,6 +53,7 @@ fn all() -> Vec<Event> {
         Event::ReturnBegun { return_id: id, lines: vec![Units { sku: sku(), quantity: 1 }] },
         Event::PaymentUndoLeft {},
         Event::WrittenOff {},
+        Event::CapturedEarly {},
         Event::Failed { reason: Reason::ReservationTimedOut },
         Event::Failed { reason: Reason::PaymentMismatch },
         Event::Failed { reason: Reason::NotShipped },

@@ -90,6 +90,7 @@ impl Checkout {
             }
             Event::Abandoned { .. }
             | Event::LineHeld { .. }
+            | Event::CapturedEarly {}
             | Event::LineRefused { .. }
             | Event::ShippingBegun { is_paid: true, .. }
             | Event::GoodsShipped { .. }

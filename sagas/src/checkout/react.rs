@@ -119,6 +119,9 @@ impl Draft {
     fn begin_capture(&mut self) {
         let (deadline, generation) = self.new_deadline(self.limits.capture);
         self.record(Event::CaptureBegun { deadline: Some(deadline), generation });
+        if self.state.captured_early {
+            self.captured();
+        }
     }
 
     fn goods_shipped(&mut self) {
@@ -165,6 +168,11 @@ impl Draft {
                 self.record(Event::ChallengeBegun { deadline, generation });
             }
             (payment::Event::Captured { .. }, Stage::Capturing | Stage::CaptureStuck) => self.captured(),
+            (payment::Event::Captured { .. }, Stage::Authorizing | Stage::Confirming | Stage::Shipping)
+                if !self.state.captured && !self.state.captured_early =>
+            {
+                self.record(Event::CapturedEarly {});
+            }
             (payment::Event::RefundFailed { refund, reason, .. }, _) => self.refund_failed(refund, reason),
             (payment::Event::CaptureFailed { reason }, Stage::Capturing) => {
                 self.capture_failed(reason, Reason::PaymentDeclined);
