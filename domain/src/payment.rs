@@ -80,12 +80,33 @@ enum RefundStep {
 /// `at` is the time of asking.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
-    Authorize { amount: Money, payment: PaymentMethod, at: DateTime<Utc> },
-    Capture { at: DateTime<Utc> },
-    Undo { at: DateTime<Utc> },
-    Refund { id: Uuid, amount: Money, at: DateTime<Utc> },
-    Record { operation: Operation, attempt: u32, outcome: Outcome, at: DateTime<Utc> },
-    Observe { statement: Statement, at: DateTime<Utc> },
+    Authorize {
+        amount: Money,
+        payment: PaymentMethod,
+        at: DateTime<Utc>,
+    },
+    Capture {
+        at: DateTime<Utc>,
+    },
+    Undo {
+        at: DateTime<Utc>,
+    },
+    Refund {
+        id: Uuid,
+        amount: Money,
+        at: DateTime<Utc>,
+    },
+    /// What came of the request of this name, at this attempt.
+    Record {
+        name: String,
+        attempt: u32,
+        outcome: Outcome,
+        at: DateTime<Utc>,
+    },
+    Observe {
+        statement: Statement,
+        at: DateTime<Utc>,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -191,8 +212,8 @@ impl Aggregate for Payment {
             Command::Refund { id, amount, at } => {
                 self.draft(at, |draft| draft.refund(format!("{}:{id}", whole()), amount))
             }
-            Command::Record { operation, attempt, outcome, at } => {
-                self.draft(at, |draft| draft.outcome(operation, attempt, outcome))
+            Command::Record { name, attempt, outcome, at } => {
+                self.draft(at, |draft| draft.outcome(&name, attempt, outcome))
             }
             Command::Observe { statement, at } => self.draft(at, |draft| draft.observe(&statement)),
         })

@@ -91,7 +91,7 @@ pub async fn settle(
             (Outcome::Unknown { look_up_at: again_at, is_overdue }, Vec::new())
         }
     };
-    let outcome = Command::Record { operation, attempt, outcome, at };
+    let outcome = Command::Record { name: request.open.name(), attempt, outcome, at };
     let others = others.into_iter().map(|statement| Command::Observe { statement, at });
     std::iter::once(outcome).chain(others).collect()
 }

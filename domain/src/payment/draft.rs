@@ -74,13 +74,13 @@ impl Draft {
     }
 
     /// What came of a request, if that is still open.
-    pub fn outcome(&mut self, operation: Operation, attempt: u32, outcome: Outcome) {
+    pub fn outcome(&mut self, name: &str, attempt: u32, outcome: Outcome) {
         if let Outcome::Stated { statement, .. } = &outcome {
             self.take_from(statement);
         }
         let open = self.state.open.clone();
-        if let Some(open) = open.filter(|open| open.operation == operation && open.attempt == attempt) {
-            let next = attempt.saturating_add(1);
+        if let Some(open) = open.filter(|open| open.attempt == attempt && open.name() == name) {
+            let (operation, next) = (open.operation, attempt.saturating_add(1));
             match outcome {
                 Outcome::Stated { statement, look_up_at } => {
                     let waits_for_buyer = statement.state == State::ActionRequired

@@ -77,17 +77,24 @@ pub struct Request {
     pub provider_reference: Option<String>,
 }
 
+impl OpenRequest {
+    /// What it is called among the order's requests: no two of them have one name.
+    #[must_use]
+    pub fn name(&self) -> String {
+        if let Some(refund) = &self.refund {
+            return refund.clone();
+        }
+        let stray = self.stray.as_ref().map(|stray| format!(":{stray}")).unwrap_or_default();
+        let round = if self.round > 0 { format!("~{}", self.round) } else { String::new() };
+        format!("{}{stray}{round}", self.operation.code())
+    }
+}
+
 impl Request {
     /// One key for one request, whatever happens until its outcome is known.
     #[must_use]
     pub fn idempotency_key(&self) -> String {
-        let (order_id, open) = (self.order_id, &self.open);
-        if let Some(refund) = &open.refund {
-            return format!("{order_id}:{refund}");
-        }
-        let stray = open.stray.as_ref().map(|stray| format!(":{stray}")).unwrap_or_default();
-        let round = if open.round > 0 { format!("~{}", open.round) } else { String::new() };
-        format!("{order_id}:{}{stray}{round}", open.operation.code())
+        format!("{}:{}", self.order_id, self.open.name())
     }
 }
 

@@ -70,7 +70,7 @@ fn stated(operation: Operation, attempt: u32, statement: Statement) -> Command {
 }
 
 fn record(operation: Operation, attempt: u32, outcome: Outcome) -> Command {
-    Command::Record { operation, attempt, outcome, at: NOW }
+    Command::Record { name: operation.code().to_owned(), attempt, outcome, at: NOW }
 }
 
 fn observe(statement: Statement) -> Command {
@@ -238,6 +238,27 @@ fn no_more_is_refunded_than_was_captured() {
         .then([refunded(&name(first), 600), refund_requested(&name(Uuid::from_u128(3)), 400)])
         .when(refund(Uuid::from_u128(4), 1))
         .then([failed(Uuid::from_u128(4), 1)]);
+}
+
+#[test]
+fn what_came_of_one_refund_is_not_taken_for_another() {
+    let [first, second] = [Uuid::from_u128(1), Uuid::from_u128(2)];
+    let name = |id: Uuid| format!("refund:{id}");
+    let late = Command::Record {
+        name: name(first),
+        attempt: 0,
+        outcome: Outcome::Refused { reason: "refunded already".into(), again_at: NOW },
+        at: NOW,
+    };
+    of_captured()
+        .when(Command::Refund { id: first, amount: gbp(600), at: NOW })
+        .then([refund_requested(&name(first), 600)])
+        .when(observe(with_refund(Some(&name(first)), 600, RefundState::Done)))
+        .then([refunded(&name(first), 600)])
+        .when(Command::Refund { id: second, amount: gbp(100), at: NOW })
+        .then([refund_requested(&name(second), 100)])
+        .when(late)
+        .then_nothing();
 }
 
 #[test]

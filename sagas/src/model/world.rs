@@ -281,8 +281,8 @@ impl Case {
             (Trouble::None, Err(reason)) => Outcome::Refused { reason, again_at: at },
             _ => Outcome::Unknown { look_up_at: at, is_overdue: false },
         };
-        let (operation, attempt) = (request.open.operation, request.open.attempt);
-        self.pay(payment::Command::Record { operation, attempt, outcome, at });
+        let (name, attempt) = (request.open.name(), request.open.attempt);
+        self.pay(payment::Command::Record { name, attempt, outcome, at });
     }
 }
 
