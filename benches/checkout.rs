@@ -19,7 +19,7 @@ const PRODUCTS: u64 = 2_000;
 const ROLES: [&str; 4] = ["command-api", "query-api", "projections", "sagas"];
 
 /// Buyers at a time, at saturation.
-const BUYERS: usize = 256;
+const BUYERS: usize = 512;
 
 pub async fn measure(plan: &Plan, report: &mut Report) {
     if plan.wants(GROUP, "orders") {

@@ -118,6 +118,19 @@ async fn what_another_process_did_is_seen_before_anything_is_refused() {
 }
 
 #[tokio::test]
+async fn the_log_is_asked_for_what_is_newer_than_the_memory_and_for_nothing_else() {
+    let log = FaultyLog::new(MemoryLog::default(), first(0, Fault::None));
+    let (one, other) = (executor(Arc::new(log.clone())), executor(Arc::new(log.clone())));
+    let seen = other.execute("MUG", &request("1"), receive(1)).await.expect("done").sequence;
+    assert_eq!(one.load_since("MUG", seen).await.expect("readable").version, 1, "it was not in memory");
+    let news = other.execute("MUG", &request("2"), receive(2)).await.expect("done").sequence;
+    let asked = log.calls.lock().expect("no panic").len();
+    assert_eq!(one.load_since("MUG", seen).await.expect("readable").version, 1, "as new as it has to be");
+    assert_eq!(log.calls.lock().expect("no panic").len(), asked, "for that, the log is not asked");
+    assert_eq!(one.load_since("MUG", news).await.expect("readable").version, 2);
+}
+
+#[tokio::test]
 async fn an_expected_version_is_checked_but_not_against_a_repeat() {
     let executor = executor(Arc::new(MemoryLog::default()));
     let asked = Request { expected_version: Some(0), ..request("1") };

@@ -200,9 +200,25 @@ impl<A: Aggregate> Executor<A> {
         let stream = StreamId::of::<A>(id);
         let entry = self.entry(&stream).await;
         self.refresh(&stream, &entry).await?;
-        let memory = entry.memory();
-        let Folded { state, version, sequence, .. } = &memory.confirmed;
-        Ok(Loaded { state: state.clone(), version: *version, sequence: *sequence })
+        Ok(entry.memory().loaded())
+    }
+
+    /// The aggregate as it was after this position of the log, or later: what is in memory will do, if it is
+    /// as new.
+    ///
+    /// # Errors
+    /// The log does not answer, or holds what this build can't read.
+    pub async fn load_since(
+        &self,
+        id: impl std::fmt::Display,
+        position: u64,
+    ) -> Result<Loaded<A>, ReadError> {
+        let stream = StreamId::of::<A>(id);
+        let entry = self.entry(&stream).await;
+        if entry.memory().confirmed.sequence < position {
+            self.refresh(&stream, &entry).await?;
+        }
+        Ok(entry.memory().loaded())
     }
 
     /// The stream's version as it is now, 0 if it has no events.

@@ -60,8 +60,9 @@ impl Default for Settings {
 }
 
 /// Commits that have to wait before another batch goes out beside one that is under way: then what
-/// it costs the log is less than what waiting costs.
-const SECOND_BATCH_MIN: usize = 128;
+/// it costs the log is less than what waiting costs. The log stores one after the other, and has files to
+/// make for each, whatever is in it.
+const SECOND_BATCH_MIN: usize = 512;
 
 /// Bytes in one batch, beyond which it gets no more commits.
 const BATCH_BYTES_MAX: usize = 4 << 20;
@@ -69,7 +70,7 @@ const BATCH_BYTES_MAX: usize = 4 << 20;
 /// How long the next append waits for those who were just answered, as a part of what the last batch
 /// took. Who gave a commit and has its answer will often give another; if they all come back before
 /// anything goes out, they share one fsync again, and not two.
-const HOLD_PART: f64 = 0.5;
+const HOLD_PART: f64 = 0.2;
 
 const HOLD_MAX: Duration = Duration::from_millis(20);
 

@@ -30,6 +30,11 @@ const BATCH_MAX: usize = 1_000;
 /// one. What comes alone is not kept waiting.
 const INTERVAL_MIN: Duration = Duration::from_millis(4);
 
+/// The busier the machine, the longer a transaction takes, and the more shall share one: this many times as
+/// long as the last one took, up to a limit.
+const INTERVAL_PART: u32 = 4;
+const INTERVAL_MAX: Duration = Duration::from_millis(50);
+
 /// So many commits in a transaction mean that there are probably more, and for those it waits a little.
 const MANY: usize = 500;
 const MORE_WAIT: Duration = Duration::from_millis(20);
@@ -136,7 +141,8 @@ impl Lane {
             let few = work.commits < MANY;
             self.flush(&mut letters, &mut work, &mut connection).await?;
             if few {
-                tokio::time::sleep_until(begun_at + INTERVAL_MIN).await;
+                let interval = (begun_at.elapsed() * INTERVAL_PART).clamp(INTERVAL_MIN, INTERVAL_MAX);
+                tokio::time::sleep_until(begun_at + interval).await;
             }
         }
     }

@@ -30,7 +30,7 @@ use std::convert::Infallible;
 use chrono::{DateTime, Duration, Utc};
 use domain::order::{Line, Reason, Units};
 use domain::{Aggregate, CartId, Event as Happened, Money, OrderId, Sku};
-use domain::{cart, order, stock};
+use domain::{cart, order, payment, stock};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -261,6 +261,15 @@ pub fn follows(stream_id: &str, event: &Happened) -> Option<OrderId> {
         Happened::Order(
             order::Event::Imported { .. } | order::Event::Returned(_) | order::Event::Refunded(_),
         ) => None,
+        // What it has asked for itself is no news.
+        Happened::Payment(
+            payment::Event::AuthorizationRequested { .. }
+            | payment::Event::CaptureRequested { .. }
+            | payment::Event::CancellationRequested {}
+            | payment::Event::VoidRequested { .. }
+            | payment::Event::RefundQueued { .. }
+            | payment::Event::RefundRequested { .. },
+        ) => None,
         Happened::Order(_) | Happened::Payment(_) => stream_id.parse().ok(),
         Happened::Product(_) | Happened::Cart(_) | Happened::Stock(_) => None,
     }
@@ -297,6 +306,10 @@ impl Aggregate for Checkout {
             },
         }
         Ok(draft.events)
+    }
+
+    fn begins(Told { input, .. }: &Told) -> bool {
+        matches!(input, Input::Event { event: Happened::Cart(cart::Event::CheckedOut { .. }), .. })
     }
 
     fn evolve(&mut self, event: &Event) {

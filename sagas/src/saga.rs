@@ -7,7 +7,7 @@
 //! the input's.
 
 use chrono::{DateTime, Utc};
-use domain::{Command, Event, StreamId};
+use domain::{Command, Event, StreamId, order};
 
 /// Name of the timer that an operator lets fire.
 pub(crate) const RETRY: &str = "retry";
@@ -73,6 +73,11 @@ pub struct Due {
 }
 
 impl Action {
+    /// Whether it may be done only when those before it are: who sees the order cancelled finds the cart open.
+    pub(crate) fn waits_for_those_before(&self) -> bool {
+        matches!(self, Self::Execute { command: Command::Order(_, order::Command::Cancel { .. }), .. })
+    }
+
     /// Shorthand for a step that gives a command.
     pub fn execute(step: impl Into<String>, command: Command) -> Self {
         Self::Execute { step: step.into(), command }

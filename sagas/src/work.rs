@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use domain::commit::Hash;
 use domain::{Aggregate, Command, CommandId, Event, OrderId, payment};
+use futures_util::{FutureExt, StreamExt, TryFutureExt, stream};
 use infra::clock::Clock;
 use infra::execute::{self, Executed, Executor, Executors, Loaded, Request};
 use infra::fail_points;
@@ -27,6 +28,9 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
 /// When what a provider told of is looked up again, if it does not answer.
 const OBSERVED_AGAIN_AFTER: Duration = Duration::from_secs(30);
+
+/// Actions for one input at a time.
+const ACTIONS_MAX: usize = 64;
 
 /// After so many attempts at a step, operators are told.
 const TROUBLE: u32 = 3;
@@ -147,8 +151,8 @@ impl Sagas {
                 if recorded.events.is_empty() {
                     return Ok(());
                 }
-                let Loaded { state, version, .. } =
-                    self.checkouts.load(work.order_id).await.map_err(Again::because)?;
+                let loaded = self.checkouts.load_since(work.order_id, recorded.sequence).await;
+                let Loaded { state, version, .. } = loaded.map_err(Again::because)?;
                 if let Some(summary) = state.summary() {
                     self.index.note(work.kind, work.order_id, version, summary);
                 }
@@ -157,9 +161,20 @@ impl Sagas {
             }
         };
         fail_points::may_die(fail_points::SAGA_RECORDED);
-        for action in actions {
-            self.act(work, action).await?;
-            fail_points::may_die(fail_points::SAGA_ACTED);
+        self.act_on_all(work, actions).await
+    }
+
+    /// Side by side, but for what has to wait for those before it. If one can't be done now, the others are
+    /// done all the same.
+    async fn act_on_all(&self, work: &Work, actions: Vec<Action>) -> Result<(), Again> {
+        for together in actions.chunk_by(|_, next| !next.waits_for_those_before()) {
+            let mut acting = Vec::new();
+            for action in together {
+                let act = self.act(work, action.clone());
+                acting.push(act.inspect_ok(|()| fail_points::may_die(fail_points::SAGA_ACTED)).boxed());
+            }
+            let outcomes: Vec<_> = stream::iter(acting).buffer_unordered(ACTIONS_MAX).collect().await;
+            outcomes.into_iter().collect::<Result<(), Again>>()?;
         }
         Ok(())
     }
@@ -190,7 +205,12 @@ impl Sagas {
     }
 
     async fn settle_payment(&self, work: &Work, generation: Option<u32>) -> Result<(), Again> {
-        let payment = self.executors.payments.load(work.order_id).await;
+        let payments = &self.executors.payments;
+        let payment = match work.position {
+            // As it was when it was asked for: whoever has an answer since asked under the same key.
+            Some(position) => payments.load_since(work.order_id, position).await,
+            None => payments.load(work.order_id).await,
+        };
         let payment = payment.map_err(Again::because)?;
         let Some(request) = payment.state.open_request(work.order_id) else { return Ok(()) };
         if generation.is_some_and(|generation| generation != request.open.attempt) {

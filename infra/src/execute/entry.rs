@@ -8,9 +8,9 @@ use domain::commit::Hash;
 use domain::{Aggregate, CommandId, Commit};
 use tokio::sync::{Notify, oneshot};
 
-use super::decode;
 use super::done::DoneBefore;
 use super::snapshot::Snapshot;
+use super::{Loaded, decode};
 use crate::log::{ReadError, Stored};
 use crate::writer;
 
@@ -148,6 +148,12 @@ impl<A: Aggregate> Memory<A> {
             }
             ahead
         })
+    }
+
+    /// As the log has it.
+    pub fn loaded(&self) -> Loaded<A> {
+        let Folded { state, version, sequence, .. } = &self.confirmed;
+        Loaded { state: state.clone(), version: *version, sequence: *sequence }
     }
 
     /// Number of the last commit that is on its way.

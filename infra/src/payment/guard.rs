@@ -54,7 +54,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         let (answer, pause) = (Duration::from_secs(8), Duration::from_secs(5));
-        Self { answer, calls: 32, waiting: 256, failures: 10, pause }
+        Self { answer, calls: 32, waiting: 1_024, failures: 10, pause }
     }
 }
 

@@ -20,29 +20,25 @@
 //! Its ledger, the table `sandbox.operations`, plays the provider's own books: only this room reads and
 //! writes it, and it survives the platform's crashes as a provider's books would.
 
+mod desk;
 mod ledger;
 
 use std::sync::Arc;
 
 use chrono::{DateTime, Duration, Utc};
 use domain::OrderId;
-use domain::payment::{Operation, Request, State, Statement};
+use domain::payment::{Operation, Request, Statement};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use sqlx::{PgConnection, PgPool};
+use sqlx::PgPool;
 
 use super::{Answer, NoAnswer, Page, PaymentProvider, Wanted, signal};
 use crate::clock::Clock;
 use crate::timers::Timers;
+use desk::{Desk, Entered};
 use ledger::Line;
 
 pub const NAME: &str = "sandbox";
-
-/// How long what is slow takes.
-const SLOW: Duration = Duration::seconds(5);
-
-/// How long `tok_late` takes.
-const LATE: Duration = Duration::minutes(1);
 
 const PAGE_MAX: i64 = 100;
 
@@ -50,6 +46,7 @@ const PAGE_MAX: i64 = 100;
 #[derive(Clone)]
 pub struct Sandbox {
     ledger: PgPool,
+    desk: Desk,
     clock: Clock,
     /// Where it tells of what happens later, as a provider's webhook would.
     timers: Arc<dyn Timers>,
@@ -71,7 +68,8 @@ impl Sandbox {
     /// Postgres does not answer.
     pub async fn open(ledger: PgPool, clock: Clock, timers: Arc<dyn Timers>) -> Result<Self, sqlx::Error> {
         ledger::migrate(&ledger).await?;
-        Ok(Self { ledger, clock, timers })
+        let desk = Desk::open(ledger.clone(), clock.clone());
+        Ok(Self { ledger, desk, clock, timers })
     }
 
     /// The buyer approves of the payment, or does not.
@@ -86,19 +84,7 @@ impl Sandbox {
     }
 
     async fn carry_out(&self, request: &Request) -> Result<Answer, NoAnswer> {
-        let mut transaction = self.ledger.begin().await.map_err(no_answer)?;
-        ledger::lock(request.order_id, &mut transaction).await.map_err(no_answer)?;
-        let lines = ledger::lines(&[request.order_id.0], &mut transaction).await;
-        let mut lines = lines.map_err(no_answer)?;
-        let key = request.idempotency_key();
-        let known = lines.iter().find(|line| line.idempotency_key == key).cloned();
-        let is_first = known.is_none();
-        let line = match known {
-            Some(line) => line,
-            None => self.enter(request, &mut lines, &mut transaction).await?,
-        };
-        let statement = self.statement(&lines, &line.provider_reference);
-        transaction.commit().await.map_err(no_answer)?;
+        let Entered { line, statement, is_first } = self.desk.enter(request).await?;
         if is_first {
             self.tell_later(request, &line).await?;
         }
@@ -113,73 +99,14 @@ impl Sandbox {
         })
     }
 
-    /// Enters a request that is new into the ledger, where these lines are about its order.
-    async fn enter(
-        &self,
-        request: &Request,
-        lines: &mut Vec<Line>,
-        connection: &mut PgConnection,
-    ) -> Result<Line, NoAnswer> {
-        let now = self.clock.now();
-        let (operation, token) = (request.open.operation, request.payment.token.as_str());
-        let reference = request.provider_reference.clone();
-        let reference = reference.filter(|_| operation != Operation::Authorize);
-        let reference = reference.unwrap_or_else(|| ledger::new_reference(request));
-        let before = self.statement(lines, &reference);
-        let declined = match operation {
-            Operation::Authorize => declined(token),
-            Operation::Capture if token == "tok_capture_declined" => Some("expired_card"),
-            Operation::Refund if token == "tok_refund_refused" && request.open.round == 0 => {
-                Some("insufficient_balance")
-            }
-            Operation::Capture | Operation::Void | Operation::Refund => impossible(request, before.as_ref()),
-        };
-        let halves = matches!(
-            (operation, token),
-            (Operation::Authorize, "tok_less") | (Operation::Capture, "tok_capture_less")
-        );
-        let takes = match (operation, token) {
-            (Operation::Authorize, "tok_slow") | (Operation::Refund, "tok_refund_slow") => SLOW,
-            (Operation::Authorize, "tok_late") => LATE,
-            _ => Duration::zero(),
-        };
-        let line = Line {
-            idempotency_key: request.idempotency_key(),
-            order_id: request.order_id.0,
-            operation: operation.code().to_owned(),
-            provider_reference: reference,
-            amount: if halves { request.amount.amount / 2 } else { request.amount.amount },
-            currency: request.amount.currency.code().to_owned(),
-            declined: declined.map(str::to_owned),
-            settles_at: now + takes,
-            asked_at: now,
-            challenge: (operation == Operation::Authorize && token == "tok_challenge")
-                .then(|| ledger::ASKED.to_owned()),
-        };
-        ledger::enter(&line, connection).await.map_err(no_answer)?;
-        if operation == Operation::Capture && token == "tok_charge_back" {
-            let charged_back = line.charged_back(now + SLOW);
-            ledger::enter(&charged_back, connection).await.map_err(no_answer)?;
-            lines.push(charged_back);
-        }
-        lines.push(line.clone());
-        Ok(line)
-    }
-
-    fn statement(&self, lines: &[Line], reference: &str) -> Option<Statement> {
-        let all = ledger::statements(lines, self.clock.now());
-        all.into_iter().map(|booked| booked.statement).find(|one| one.reference == reference)
-    }
-
     /// What happens to the payment later is told when it happens.
     async fn tell_later(&self, request: &Request, line: &Line) -> Result<(), NoAnswer> {
         if request.payment.token == "tok_twice" {
             self.tell(request.order_id, line.asked_at).await?;
             self.tell(request.order_id, line.asked_at + Duration::seconds(1)).await?;
         }
-        let is_charged_back =
-            request.payment.token == "tok_charge_back" && request.open.operation == Operation::Capture;
-        let at = if is_charged_back { line.settles_at + SLOW } else { line.settles_at };
+        let is_charged_back = desk::charges_back(request);
+        let at = if is_charged_back { line.settles_at + desk::SLOW } else { line.settles_at };
         // What is late is told of by nobody: it's to be looked up.
         if at > line.asked_at && request.payment.token != "tok_late" {
             self.tell(request.order_id, at).await?;
@@ -189,46 +116,6 @@ impl Sandbox {
 
     async fn tell(&self, order_id: OrderId, at: DateTime<Utc>) -> Result<(), NoAnswer> {
         self.timers.set(&signal(order_id, at)).await.map_err(|error| NoAnswer(error.to_string()))
-    }
-}
-
-fn declined(token: &str) -> Option<&'static str> {
-    match token {
-        "tok_approve"
-        | "tok_slow"
-        | "tok_lost"
-        | "tok_late"
-        | "tok_twice"
-        | "tok_challenge"
-        | "tok_less"
-        | "tok_capture_less"
-        | "tok_capture_declined"
-        | "tok_refund_slow"
-        | "tok_refund_refused"
-        | "tok_charge_back" => None,
-        "tok_decline" => Some("insufficient_funds"),
-        _ => Some("unknown_token"),
-    }
-}
-
-/// Why the ledger does not allow the operation, if it does not.
-fn impossible(request: &Request, before: Option<&Statement>) -> Option<&'static str> {
-    let Some(before) = before else { return Some("not_authorized") };
-    match (request.open.operation, &before.state) {
-        (Operation::Capture, State::Authorized) if request.amount.amount <= before.authorized => None,
-        (Operation::Capture, State::Voided) => Some("voided"),
-        (Operation::Capture, State::Captured) => Some("captured"),
-        (Operation::Capture, _) => Some("not_authorized"),
-        (Operation::Void, State::Captured) => Some("captured"),
-        (Operation::Void, State::Voided) => Some("voided"),
-        (Operation::Refund, State::Captured) => {
-            let refunds = before.refunds.iter().map(|refund| refund.amount);
-            let given_back = refunds.fold(0_i64, i64::saturating_add);
-            let is_left = request.amount.amount <= before.captured.saturating_sub(given_back);
-            (!is_left).then_some("more_than_captured")
-        }
-        (Operation::Refund, _) => Some("not_captured"),
-        (Operation::Authorize | Operation::Void, _) => None,
     }
 }
 

@@ -24,6 +24,7 @@ struct Told {
     refunds: BTreeMap<Uuid, i64>,
     checkout: Checkout,
     payment: Payment,
+    is_cart_open_again: bool,
     is_confirmed: bool,
     is_cancelled: bool,
     is_written_off: bool,
@@ -71,6 +72,9 @@ fn told(commits: &[Stored]) -> (BTreeMap<OrderId, Told>, BTreeMap<StreamId, Stoc
                     told.totals = totals;
                     told.units = lines.iter().map(|line| u64::from(line.quantity)).sum();
                 }
+                Some(Event::Cart(cart::Event::Reopened { order_id, .. })) => {
+                    orders.entry(order_id).or_default().is_cart_open_again = true;
+                }
                 Some(Event::Order(event)) => {
                     let told = orders.entry(stream.id().parse().expect("an order")).or_default();
                     if let order::Event::Placed { total, totals, .. } = &event {
@@ -106,7 +110,11 @@ impl Told {
     fn order(&mut self, event: &order::Event) {
         match event {
             order::Event::Confirmed {} => self.is_confirmed = true,
-            order::Event::Cancelled { .. } => self.is_cancelled = true,
+            order::Event::Cancelled { .. } => {
+                let is_seen_open = self.is_cart_open_again || self.is_confirmed;
+                assert!(is_seen_open, "who sees the order cancelled finds the cart open");
+                self.is_cancelled = true;
+            }
             order::Event::GoodsReturned { lines, .. } => {
                 self.returned += lines.iter().map(|units| u64::from(units.quantity)).sum::<u64>();
             }

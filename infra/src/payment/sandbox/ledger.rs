@@ -1,11 +1,13 @@
 //! The sandbox's books: one line for each request, by its key.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use chrono::{DateTime, Utc};
 use domain::payment::{Operation, Refund, RefundState, Request, State, Statement, refund_of_key};
 use domain::{Currency, OrderId};
+use serde::Serialize;
+use sqlx::types::Json;
 use sqlx::{FromRow, PgConnection, PgPool};
 use uuid::Uuid;
 
@@ -19,7 +21,7 @@ pub const FAILED: &str = "failed";
 const CHARGE_BACK: &str = "charge_back";
 
 /// One line of the ledger.
-#[derive(Debug, Clone, FromRow)]
+#[derive(Debug, Clone, FromRow, Serialize)]
 pub struct Line {
     pub idempotency_key: String,
     pub order_id: Uuid,
@@ -73,28 +75,25 @@ pub async fn migrate(pool: &PgPool) -> Result<(), sqlx::Error> {
     transaction.commit().await
 }
 
-/// Nobody else enters anything about the order until the transaction ends.
-pub async fn lock(order_id: OrderId, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    let key = i64::from_be_bytes(order_id.0.into_bytes()[8..].try_into().unwrap_or_default());
-    sqlx::query("select pg_advisory_xact_lock($1)").bind(key).execute(connection).await.map(drop)
+/// Nobody else enters anything about these orders until the transaction ends.
+pub async fn lock(orders: &[Uuid], connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let key = |order: &Uuid| i64::from_be_bytes(order.into_bytes()[8..].try_into().unwrap_or_default());
+    // All in the same order, so that nobody waits for who waits for them.
+    let keys: BTreeSet<i64> = orders.iter().map(key).collect();
+    sqlx::query("select pg_advisory_xact_lock(key) from unnest($1::bigint[]) as key")
+        .bind(Vec::from_iter(keys))
+        .execute(connection)
+        .await
+        .map(drop)
 }
 
-pub async fn enter(line: &Line, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+pub async fn enter(lines: &[Line], connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "insert into sandbox.operations (idempotency_key, order_id, operation, provider_reference, amount,
-             currency, declined, settles_at, asked_at, challenge)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) on conflict (idempotency_key) do nothing",
+        "insert into sandbox.operations
+         select * from jsonb_populate_recordset(null::sandbox.operations, $1)
+         on conflict (idempotency_key) do nothing",
     )
-    .bind(&line.idempotency_key)
-    .bind(line.order_id)
-    .bind(&line.operation)
-    .bind(&line.provider_reference)
-    .bind(line.amount)
-    .bind(&line.currency)
-    .bind(&line.declined)
-    .bind(line.settles_at)
-    .bind(line.asked_at)
-    .bind(&line.challenge)
+    .bind(Json(lines))
     .execute(connection)
     .await
     .map(drop)

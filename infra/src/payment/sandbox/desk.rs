@@ -1,0 +1,194 @@
+//! The sandbox's desk: enters what it is asked for into the ledger, all that has come in meanwhile at a time.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, Duration, Utc};
+use domain::payment::{Operation, Request, State, Statement};
+use sqlx::PgPool;
+use tokio::sync::{mpsc, oneshot};
+use uuid::Uuid;
+
+use super::super::NoAnswer;
+use super::ledger::{self, Line};
+use super::no_answer;
+use crate::clock::Clock;
+
+/// How long what is slow takes.
+pub const SLOW: Duration = Duration::seconds(5);
+
+/// How long `tok_late` takes.
+const LATE: Duration = Duration::minutes(1);
+
+/// Requests that are entered in one transaction.
+const TOGETHER_MAX: usize = 256;
+
+/// A request that has come in, and who waits for it.
+struct Asked {
+    request: Request,
+    answer: oneshot::Sender<Result<Entered, NoAnswer>>,
+}
+
+/// A request that is in the ledger.
+pub struct Entered {
+    pub line: Line,
+    /// What the ledger says of the payment since.
+    pub statement: Option<Statement>,
+    /// It was not there before.
+    pub is_first: bool,
+}
+
+/// Where requests come in. What waits there is entered, even if nobody waits for the answer any more.
+#[derive(Clone)]
+pub struct Desk(mpsc::Sender<Asked>);
+
+impl Desk {
+    pub fn open(ledger: PgPool, clock: Clock) -> Self {
+        let (sender, mut asked) = mpsc::channel(TOGETHER_MAX);
+        tokio::spawn(async move {
+            let mut together = Vec::new();
+            while asked.recv_many(&mut together, TOGETHER_MAX).await > 0 {
+                let (requests, waiting): (Vec<_>, Vec<_>) =
+                    together.drain(..).map(|Asked { request, answer }| (request, answer)).unzip();
+                let mut entered = enter(&requests, clock.now(), &ledger).await.map(Vec::into_iter);
+                for answer in waiting {
+                    let outcome = match &mut entered {
+                        Ok(entered) => entered.next().ok_or_else(|| NoAnswer("it got lost".to_owned())),
+                        Err(error) => Err(NoAnswer(error.to_string())),
+                    };
+                    // Nobody may wait for it any more.
+                    let _ = answer.send(outcome);
+                }
+            }
+        });
+        Self(sender)
+    }
+
+    /// Enters the request, or finds it entered before under its key.
+    pub async fn enter(&self, request: &Request) -> Result<Entered, NoAnswer> {
+        let closed = |_| NoAnswer("the desk is closed".to_owned());
+        let (answer, entered) = oneshot::channel();
+        self.0.send(Asked { request: request.clone(), answer }).await.map_err(|_| closed(()))?;
+        entered.await.map_err(|_| closed(()))?
+    }
+}
+
+/// Enters requests in the order in which they came, in one transaction.
+async fn enter(requests: &[Request], now: DateTime<Utc>, ledger: &PgPool) -> Result<Vec<Entered>, NoAnswer> {
+    let orders: Vec<Uuid> = requests.iter().map(|request| request.order_id.0).collect();
+    let mut transaction = ledger.begin().await.map_err(no_answer)?;
+    ledger::lock(&orders, &mut transaction).await.map_err(no_answer)?;
+    let mut known: HashMap<Uuid, Vec<Line>> = HashMap::new();
+    for line in ledger::lines(&orders, &mut transaction).await.map_err(no_answer)? {
+        known.entry(line.order_id).or_default().push(line);
+    }
+    let mut news = Vec::new();
+    let mut entered = Vec::with_capacity(requests.len());
+    for request in requests {
+        let lines = known.entry(request.order_id.0).or_default();
+        let key = request.idempotency_key();
+        let before = lines.iter().find(|line| line.idempotency_key == key).cloned();
+        let is_first = before.is_none();
+        let line = before.unwrap_or_else(|| {
+            let line = new_line(request, lines, now);
+            let charged_back = charges_back(request).then(|| line.charged_back(now + SLOW));
+            let new = charged_back.into_iter().chain([line.clone()]);
+            news.extend(new.clone());
+            lines.extend(new);
+            line
+        });
+        let statement = statement(lines, &line.provider_reference, now);
+        entered.push(Entered { line, statement, is_first });
+    }
+    ledger::enter(&news, &mut transaction).await.map_err(no_answer)?;
+    transaction.commit().await.map_err(no_answer)?;
+    Ok(entered)
+}
+
+/// The line of a request that is new, where these are the lines about its order.
+fn new_line(request: &Request, lines: &[Line], now: DateTime<Utc>) -> Line {
+    let (operation, token) = (request.open.operation, request.payment.token.as_str());
+    let reference = request.provider_reference.clone();
+    let reference = reference.filter(|_| operation != Operation::Authorize);
+    let reference = reference.unwrap_or_else(|| ledger::new_reference(request));
+    let before = statement(lines, &reference, now);
+    let declined = match operation {
+        Operation::Authorize => declined(token),
+        Operation::Capture if token == "tok_capture_declined" => Some("expired_card"),
+        Operation::Refund if token == "tok_refund_refused" && request.open.round == 0 => {
+            Some("insufficient_balance")
+        }
+        Operation::Capture | Operation::Void | Operation::Refund => impossible(request, before.as_ref()),
+    };
+    let halves = matches!(
+        (operation, token),
+        (Operation::Authorize, "tok_less") | (Operation::Capture, "tok_capture_less")
+    );
+    let takes = match (operation, token) {
+        (Operation::Authorize, "tok_slow") | (Operation::Refund, "tok_refund_slow") => SLOW,
+        (Operation::Authorize, "tok_late") => LATE,
+        _ => Duration::zero(),
+    };
+    Line {
+        idempotency_key: request.idempotency_key(),
+        order_id: request.order_id.0,
+        operation: operation.code().to_owned(),
+        provider_reference: reference,
+        amount: if halves { request.amount.amount / 2 } else { request.amount.amount },
+        currency: request.amount.currency.code().to_owned(),
+        declined: declined.map(str::to_owned),
+        settles_at: now + takes,
+        asked_at: now,
+        challenge: (operation == Operation::Authorize && token == "tok_challenge")
+            .then(|| ledger::ASKED.to_owned()),
+    }
+}
+
+/// Whether the buyer's bank takes back what the request captures.
+pub fn charges_back(request: &Request) -> bool {
+    request.open.operation == Operation::Capture && request.payment.token == "tok_charge_back"
+}
+
+fn statement(lines: &[Line], reference: &str, now: DateTime<Utc>) -> Option<Statement> {
+    let all = ledger::statements(lines, now);
+    all.into_iter().map(|booked| booked.statement).find(|one| one.reference == reference)
+}
+
+fn declined(token: &str) -> Option<&'static str> {
+    match token {
+        "tok_approve"
+        | "tok_slow"
+        | "tok_lost"
+        | "tok_late"
+        | "tok_twice"
+        | "tok_challenge"
+        | "tok_less"
+        | "tok_capture_less"
+        | "tok_capture_declined"
+        | "tok_refund_slow"
+        | "tok_refund_refused"
+        | "tok_charge_back" => None,
+        "tok_decline" => Some("insufficient_funds"),
+        _ => Some("unknown_token"),
+    }
+}
+
+/// Why the ledger does not allow the operation, if it does not.
+fn impossible(request: &Request, before: Option<&Statement>) -> Option<&'static str> {
+    let Some(before) = before else { return Some("not_authorized") };
+    match (request.open.operation, &before.state) {
+        (Operation::Capture, State::Authorized) if request.amount.amount <= before.authorized => None,
+        (Operation::Capture, State::Voided) => Some("voided"),
+        (Operation::Capture, State::Captured) => Some("captured"),
+        (Operation::Capture, _) => Some("not_authorized"),
+        (Operation::Void, State::Captured) => Some("captured"),
+        (Operation::Void, State::Voided) => Some("voided"),
+        (Operation::Refund, State::Captured) => {
+            let refunds = before.refunds.iter().map(|refund| refund.amount);
+            let given_back = refunds.fold(0_i64, i64::saturating_add);
+            let is_left = request.amount.amount <= before.captured.saturating_sub(given_back);
+            (!is_left).then_some("more_than_captured")
+        }
+        (Operation::Refund, _) => Some("not_captured"),
+        (Operation::Authorize | Operation::Void, _) => None,
+    }
+}
