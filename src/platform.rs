@@ -285,7 +285,8 @@ impl Shared {
                 let (feed, pool, clock) = (self.feed.clone(), self.pool.clone(), self.clock.clone());
                 let worker = webhooks::Worker::new(feed, pool, clock, options.webhooks.settings());
                 let worker = Arc::new(worker);
-                health.watch_webhooks(worker.clone());
+                let watched = worker.clone();
+                health.watch(webhooks::worker::READER, move || watched.statuses());
                 self.webhooks = Some(worker);
                 router
             }
@@ -306,7 +307,8 @@ impl Shared {
             index: sagas::Index::default(),
         };
         let worker = Arc::new(sagas::Worker::new(sagas, self.pool.clone(), self.timers.clone()));
-        health.watch_sagas(worker.clone());
+        let watched = worker.clone();
+        health.watch(sagas::worker::READER, move || watched.statuses());
         self.sagas = Some(worker);
         Ok(())
     }

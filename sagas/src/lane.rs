@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use infra::lanes::{Advance, Lease};
+use infra::lanes::{Advance, Lease, Status};
 use sqlx::{ConnectOptions, PgConnection, PgPool};
 use tokio::sync::watch;
 
@@ -18,15 +18,6 @@ const BACKOFF: Duration = Duration::from_secs(1);
 /// How late a timer may be before it is made up for.
 const OVERDUE: Duration = Duration::from_secs(5);
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
-
-/// How a lane is doing, for readiness.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Status {
-    /// Everything up to here is dealt with.
-    pub position: u64,
-    /// Why it can't go on, if it can't.
-    pub stopped: Option<String>,
-}
 
 pub(crate) struct Lane {
     pub sagas: Arc<Sagas>,

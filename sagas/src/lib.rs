@@ -25,7 +25,6 @@ mod wire_format;
 pub use checkout::Checkout;
 pub use following::Following;
 pub use index::Index;
-pub use lane::Status;
 pub use settle::Patience;
 pub use work::{Again, Sagas, Settings};
 pub use worker::Worker;

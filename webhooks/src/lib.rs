@@ -29,7 +29,7 @@ use std::time::Duration;
 
 pub use address::Rules;
 pub use endpoints::{Endpoints, Error};
-pub use lane::Status;
+pub use sealing::{Key, Keys, seal_all};
 pub use tables::set_up;
 pub use worker::Worker;
 
