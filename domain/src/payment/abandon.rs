@@ -22,10 +22,11 @@ impl Draft {
 }
 
 impl Payment {
-    /// What is to be undone, and is not asked back any more, because a person gave that up.
+    /// Whether the provider's payment of this name was to be undone, and a person gave that up.
     #[must_use]
-    pub fn is_given_up(&self) -> bool {
-        self.is_given_up
+    pub fn is_given_up(&self, reference: &str) -> bool {
+        let is_ours = self.provider_reference.as_deref() == Some(reference);
+        self.is_given_up && (is_ours && self.to_be_undone || self.strays.contains_key(reference))
     }
 
     pub(super) fn give_up(&mut self, operation: Operation) {

@@ -218,7 +218,9 @@ impl Draft {
     fn refund_failed(&mut self, refund: String, amount: Money) {
         let reason = "failed_at_provider".to_owned();
         match &self.state.open {
-            Some(open) if open.refund.as_ref() == Some(&refund) => self.refused(reason, self.at + AGAIN_AFTER),
+            Some(open) if open.refund.as_ref() == Some(&refund) => {
+                self.refused(reason, self.at + AGAIN_AFTER)
+            }
             // It was given up before.
             _ => self.record(Event::RefundFailed { refund, amount, reason }),
         }

@@ -65,7 +65,7 @@ fn an_undo_that_was_given_up_is_not_asked_for_again_until_there_is_more_to_undo(
     let given_up = given::<Payment>([requested(), authorized(), void_requested()])
         .when(abandon())
         .then([abandoned(Operation::Void, None, 1000)]);
-    assert!(given_up.state().is_given_up());
+    assert!(given_up.state().is_given_up("p-1"));
     given_up
         .when(observe(statement(State::Authorized)))
         .then_nothing()
@@ -88,7 +88,7 @@ fn an_undo_that_was_given_up_is_asked_for_when_the_shop_wants_it_anew() {
         abandoned(Operation::Void, None, 1000),
     ]);
     let again = given_up.when(Command::Undo { at: NOW }).then([void_requested()]);
-    assert!(!again.state().is_given_up());
+    assert!(!again.state().is_given_up("p-1"));
     assert!(key(&again).ends_with("void~1"), "{}", key(&again));
 }
 
@@ -102,11 +102,13 @@ fn what_a_refund_that_was_given_up_may_have_paid_stays_set_aside() {
         .then([refund_requested(&name(first), 700)])
         .when(abandon())
         .then([abandoned(Operation::Refund, Some(&name(first)), 700)]);
-    assert!(!given_up.state().is_given_up(), "the payment itself is to be kept");
+    assert!(!given_up.state().is_given_up("p-1"), "the payment itself is to be kept");
     let (reason, amount) = ("more_than_was_captured".to_owned(), gbp(400));
-    let failed = given_up
-        .when(refund(second, 400))
-        .then([Event::RefundFailed { refund: name(second), amount, reason }]);
+    let failed = given_up.when(refund(second, 400)).then([Event::RefundFailed {
+        refund: name(second),
+        amount,
+        reason,
+    }]);
     let (reason, amount) = ("failed_at_provider".to_owned(), gbp(700));
     failed
         .when(observe(with_refund(Some(&name(first)), 700, RefundState::Failed)))
@@ -126,10 +128,7 @@ fn those_that_wait_behind_a_refund_that_was_given_up_go_on() {
         .when(refund(second))
         .then([Event::RefundQueued { refund: name(second), amount: gbp(300) }])
         .when(abandon())
-        .then([
-            abandoned(Operation::Refund, Some(&name(first)), 300),
-            refund_requested(&name(second), 300),
-        ]);
+        .then([abandoned(Operation::Refund, Some(&name(first)), 300), refund_requested(&name(second), 300)]);
 }
 
 #[test]
@@ -150,6 +149,7 @@ fn a_second_payment_that_cannot_be_undone_is_given_up_alone() {
             stray,
             reason: "paid in cash".into(),
         }]);
+    assert!(given_up.state().is_given_up("p-2") && !given_up.state().is_given_up("p-1"));
     given_up
         .when(observe(second(State::Authorized)))
         .then_nothing()
