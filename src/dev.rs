@@ -34,6 +34,7 @@ pub async fn run(mut options: Dev) -> anyhow::Result<ExitCode> {
         options.platform.nats_monitoring_url.get_or_insert(own.nats.monitoring_url());
     }
     options.platform.webhooks.to_loopback.get_or_insert(true);
+    options.platform.payments.sandbox.get_or_insert(true);
     let servers = servers(&options.platform, embedded.as_ref())?;
     let outcome = tokio::select! {
         outcome = serve(&options, &folder, servers) => outcome,

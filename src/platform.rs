@@ -61,7 +61,7 @@ struct Shared {
     log: Arc<dyn EventLog>,
     feed: Arc<Feed>,
     timers: JetStreamTimers,
-    sandbox: Sandbox,
+    sandbox: Option<Sandbox>,
     providers: Providers,
     stripe_webhooks: Option<Arc<Webhooks>>,
     pool: PgPool,
@@ -202,11 +202,14 @@ impl Shared {
         webhooks::set_up(&pool).await.context("the webhooks' tables can't be made")?;
         let unsafe_log = crate::safety::reasons(options, &settings, &jetstream, &pool).await?;
         let (log, clock): (Arc<dyn EventLog>, _) = (Arc::new(jetstream), Clock::system());
-        let sandbox = Sandbox::open(pool.clone(), clock.clone(), Arc::new(timers.clone())).await?;
         let shared_timers: Arc<dyn Timers> = Arc::new(timers.clone());
         let (providers, stripe_webhooks) =
             crate::providers::open(&options.payments, sandbox.clone(), &shared_timers, &clock)?;
         let (writer, executors) =
+        let sandbox = match options.payments.sandbox.unwrap_or(false) {
+            true => Some(Sandbox::open(pool.clone(), clock.clone(), shared_timers.clone()).await?),
+            false => None,
+        };
             execute_on(&log, &snapshots, &clock, options.writer_settings(), &options.execute_settings());
         let feed = Feed::new(log.clone());
         let read_models = Arc::new(ReadModels::new(pool.clone(), projections::codes()));
@@ -249,8 +252,16 @@ impl Shared {
                 let api = CommandApi::new(feed, executors, read_models, providers, options.terms(), clock);
                 let api = Arc::new(api.with_webhooks(self.stripe_webhooks.clone()));
                 let worker = api.clone();
+                if providers.names().is_empty() {
+                    tracing::warn!(
+                        "nobody can pay here: set CARTULARY_STRIPE_API_KEY, or, to try things out, CARTULARY_SANDBOX=true"
+                    );
+                }
                 workers.spawn(async move { worker.run().await });
-                let commands = command_api::router(api).merge(crate::sandbox::router(self.sandbox.clone()));
+                let mut commands = command_api::router(api);
+                if let Some(sandbox) = self.sandbox.clone() {
+                    commands = commands.merge(crate::sandbox::router(sandbox));
+                }
                 router.merge(match self.unsafe_log.is_empty() {
                     true => commands,
                     false => crate::serve::refuse(commands),

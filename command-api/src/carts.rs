@@ -188,7 +188,11 @@ pub(crate) async fn check_out(
     let asked = asked.with_key()?;
     let request = asked.request(&body);
     if api.providers.named(&body.payment.method).is_err() {
-        let detail = format!("must be one of: {}", api.providers.names().join(", "));
+        let names = api.providers.names();
+        let detail = match names.is_empty() {
+            true => "there is no way to pay in this shop".to_owned(),
+            false => format!("must be one of: {}", names.join(", ")),
+        };
         return Err(Problem::invalid_field("/payment/method", detail));
     }
     let order_id = OrderId::created_by(request.command_id);

@@ -78,6 +78,7 @@ impl Roles {
             .env("NATS_URL", nats_url)
             .env("DATABASE_URL", database_url)
             .envs(environment.iter().copied())
+            .env("CARTULARY_SANDBOX", "true")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
