@@ -278,6 +278,7 @@ impl Shared {
                 ));
                 let looking = api.clone();
                 workers.spawn(async move { looking.run().await });
+                    self.clock.clone(),
                 router.merge(query_api::router(api))
             }
             // Over another log, they would skip what is in it, or do again what was done.
