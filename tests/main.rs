@@ -17,6 +17,7 @@ mod read_models;
 mod safety;
 mod sagas;
 mod set_aside;
+mod settings;
 mod simulation;
 mod snapshots;
 mod stripe;

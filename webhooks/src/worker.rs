@@ -1,7 +1,6 @@
 //! A process's share of the webhooks: the lane, if it's the one that has it, and sending what is due.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use infra::clock::Clock;
@@ -10,7 +9,7 @@ use infra::lanes::{self, Status, Tasks, Working};
 use sqlx::{Connection, PgPool};
 use tokio::sync::{Notify, watch};
 
-use crate::lane::{Lane, Status};
+use crate::lane::Lane;
 use crate::send::Http;
 use crate::sender::Sender;
 use crate::tables::{READER as NAME, hold_checkpoints, set_up};
@@ -47,8 +46,9 @@ impl Worker {
     pub async fn run(&self, mut stop: watch::Receiver<bool>) {
         let mut worker = lanes::Worker::of_process(self.pool.clone());
         let mut tasks = Tasks::default();
-        let endpoints = Endpoints::new(self.pool.clone(), self.feed.log().clone(), self.settings.rules);
-        let http = Http::new(self.settings.rules, self.settings.time_limit, self.clock.clone());
+        let Settings { rules, keys, .. } = &self.settings;
+        let endpoints = Endpoints::new(self.pool.clone(), self.feed.log().clone(), *rules, keys.clone());
+        let http = Http::new(&self.settings, self.clock.clone());
         let sender = Sender::new(endpoints, http, self.settings.clone(), self.news.clone());
         let sending = Arc::new(sender).run(stop.clone());
         let working = async {
