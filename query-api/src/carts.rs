@@ -82,7 +82,7 @@ pub(crate) struct Line {
 #[utoipa::path(get, path = "/v1/carts/{id}", tag = "carts",
     params(("id" = Uuid, Path), ("Min-Log-Position" = Option<u64>, Header), ("Prefer" = Option<String>, Header)),
     responses(
-        (status = 200, description = "At the prices of the moment", body = Cart,
+        (status = 200, description = "At the prices of the moment, with its last quote", body = Cart,
             headers(("ETag" = String), ("Log-Position" = u64))),
         (status = 404, description = "`cart_not_found`, `not_found`", body = Problem),
         (status = 503, description = "`not_yet_projected`, `read_models_unavailable`", body = Problem),

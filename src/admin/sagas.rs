@@ -81,7 +81,7 @@ async fn stages(State(builds): State<Arc<Builds>>) -> Result<Json<Stages>, Probl
     Ok(Json(Stages { data }))
 }
 
-/// Sagas that something is wrong with
+/// Sagas that something is wrong with, and orders that are set aside
 #[utoipa::path(get, path = "/admin/sagas/stuck", tag = "sagas", params(StuckQuery), responses(
     (status = 200, description = "What each waits for, and what went wrong", body = Stuck),
     (status = 400, description = "`invalid_parameter`", body = Problem),
@@ -125,7 +125,7 @@ async fn calling(
     Ok(Json(Calling { is_called }))
 }
 
-/// Do what an order's sagas wait for now: the last step again, and the look-up of an unknown outcome
+/// Do what an order's sagas wait for now: what was set aside, the last step again, and the look-up of an unknown outcome
 #[utoipa::path(post, path = "/admin/sagas/{id}/retry", tag = "sagas", params(("id" = uuid::Uuid, Path)),
     responses(
     (status = 202, description = "It is done in a moment", body = Calling),

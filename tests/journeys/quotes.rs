@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::checkout::{ledger, order_with_payment};
-use crate::support::Folder;
 use crate::support::customer::Answer;
 use crate::support::shop::{PROGRAM, Shop, checkout, shared};
+use crate::support::{Folder, eventually};
 
 fn gbp(amount: i64) -> Value {
     json!({"amount": amount, "currency": "GBP"})
@@ -95,7 +95,11 @@ async fn f09_an_expired_quote_is_refused_and_the_new_total_accepted() {
     let cart = shop.cart(&sku, 2).await;
     let quote = shop.quote(&cart, "express").await;
     assert_eq!(quote["totals"]["total"], gbp(3600), "25.00 and 5.00, and 20 % of both");
-    let shown = &shop.get(&format!("/v1/carts/{cart}")).await.body["quote"];
+    let shown = eventually("the quote is shown", async || {
+        let shown = shop.get(&format!("/v1/carts/{cart}")).await.body["quote"].clone();
+        shown.is_object().then_some(shown)
+    })
+    .await;
     assert_eq!((&shown["holds"], &shown["reason"]), (&json!(false), &json!("quote_expired")));
     shop.set_price(&sku, 2000).await;
     let late = check_out(&shop, &cart, json!({"quote_id": quote["quote_id"]})).await;
