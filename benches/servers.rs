@@ -112,7 +112,7 @@ impl Instance {
     pub async fn start(servers: &Servers, roles: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_cartulary"));
         command.arg("serve").args(roles).args(["--port", "0", "--admin-port", "0"]);
-        command.args(["--log-replicas", &servers.replicas.to_string()]);
+        command.args(["--sandbox", "true", "--log-replicas", &servers.replicas.to_string()]);
         command.env("NATS_URL", &servers.nats_url).env("DATABASE_URL", servers.postgres.local_url());
         let mut process =
             command.stdout(Stdio::piped()).kill_on_drop(true).spawn().expect("cartulary starts");

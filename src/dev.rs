@@ -13,6 +13,9 @@ use crate::starter;
 const ALL_ROLES: [Role; 5] =
     [Role::CommandApi, Role::Projections, Role::QueryApi, Role::Sagas, Role::Webhooks];
 
+/// File in the data folder with the key that the secrets of webhooks are sealed with.
+const WEBHOOKS_KEY: &str = "webhooks.key";
+
 pub async fn run(mut options: Dev) -> anyhow::Result<ExitCode> {
     crate::telemetry::begin(options.platform.log_json);
     let folder = DataFolder::open(&options.data.data_dir)?;
@@ -34,6 +37,10 @@ pub async fn run(mut options: Dev) -> anyhow::Result<ExitCode> {
         options.platform.nats_monitoring_url.get_or_insert(own.nats.monitoring_url());
     }
     options.platform.webhooks.to_loopback.get_or_insert(true);
+    options.platform.payments.sandbox.get_or_insert(true);
+    if options.platform.webhooks.keys.is_empty() {
+        options.platform.webhooks.keys.push(folder.key(WEBHOOKS_KEY)?.parse()?);
+    }
     let servers = servers(&options.platform, embedded.as_ref())?;
     let outcome = tokio::select! {
         outcome = serve(&options, &folder, servers) => outcome,

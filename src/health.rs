@@ -9,6 +9,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use infra::http::Problem;
+use infra::lanes::Status;
 use infra::log::EventLog;
 use infra::writer::Writer;
 use serde::Serialize;
@@ -36,8 +37,14 @@ struct Reader {
     name: &'static str,
     /// Which share of its work it is.
     lane: String,
-    position: u64,
-    stopped: Option<String>,
+    status: Status,
+}
+
+impl Reader {
+    fn not_known_yet(name: &'static str) -> Self {
+        let stopped = Some("it is not known yet which lanes are this process's".to_owned());
+        Self { name, lane: name.to_owned(), status: Status { position: 0, stopped } }
+    }
 }
 
 /// When it was last seen to move, and whether it ever came to the end.
@@ -72,53 +79,20 @@ impl Health {
     /// Looks at the lanes of the live read models that this process works on.
     pub fn watch_projections(&mut self, worker: Arc<projections::Worker>) {
         self.readers.push(Box::new(move || {
-            let Some(statuses) = worker.statuses() else {
-                let stopped = Some("it is not known yet which lanes are this process's".to_owned());
-                return vec![Reader {
-                    name: "projections",
-                    lane: "projections".to_owned(),
-                    position: 0,
-                    stopped,
-                }];
-            };
-            let reader = |(name, lane, projections::Status { position, stopped })| Reader {
-                name,
-                lane,
-                position,
-                stopped,
-            };
-            statuses.into_iter().map(reader).collect()
+            let Some(statuses) = worker.statuses() else { return vec![Reader::not_known_yet("projections")] };
+            statuses.into_iter().map(|(name, lane, status)| Reader { name, lane, status }).collect()
         }));
     }
 
-    /// Looks at the lanes of the sagas that this process works on.
-    pub fn watch_sagas(&mut self, worker: Arc<sagas::Worker>) {
+    /// Looks at the lanes of another reader that this process works on.
+    pub fn watch(
+        &mut self,
+        name: &'static str,
+        statuses: impl Fn() -> Option<Vec<(i32, Status)>> + Send + Sync + 'static,
+    ) {
         self.readers.push(Box::new(move || {
-            let name = sagas::worker::READER;
-            let Some(statuses) = worker.statuses() else {
-                let stopped = Some("it is not known yet which lanes are this process's".to_owned());
-                return vec![Reader { name, lane: name.to_owned(), position: 0, stopped }];
-            };
-            let reader = |(lane, sagas::Status { position, stopped })| {
-                let lane = format!("{name}/{lane}");
-                Reader { name, lane, position, stopped }
-            };
-            statuses.into_iter().map(reader).collect()
-        }));
-    }
-
-    /// Looks at the lanes of the webhooks that this process works on.
-    pub fn watch_webhooks(&mut self, worker: Arc<webhooks::Worker>) {
-        self.readers.push(Box::new(move || {
-            let name = webhooks::worker::READER;
-            let Some(statuses) = worker.statuses() else {
-                let stopped = Some("it is not known yet which lanes are this process's".to_owned());
-                return vec![Reader { name, lane: name.to_owned(), position: 0, stopped }];
-            };
-            let reader = |(lane, webhooks::Status { position, stopped })| {
-                let lane = format!("{name}/{lane}");
-                Reader { name, lane, position, stopped }
-            };
+            let Some(statuses) = statuses() else { return vec![Reader::not_known_yet(name)] };
+            let reader = |(lane, status)| Reader { name, lane: format!("{name}/{lane}"), status };
             statuses.into_iter().map(reader).collect()
         }));
     }
@@ -150,9 +124,9 @@ impl Health {
             reasons.extend(self.troubles(&readers, end));
         }
         let mut positions = BTreeMap::new();
-        for Reader { name, position, .. } in readers {
-            let lowest = positions.entry(name).or_insert(position);
-            *lowest = position.min(*lowest);
+        for Reader { name, status, .. } in readers {
+            let lowest = positions.entry(name).or_insert(status.position);
+            *lowest = status.position.min(*lowest);
         }
         match (end, reasons.is_empty()) {
             (Some(log_position), true) => Ok(Ready { status: "ready", log_position, readers: positions }),
@@ -179,7 +153,7 @@ impl Health {
 impl Progress {
     /// Why the reader does not follow the log, if it does not.
     fn trouble(&mut self, reader: &Reader, end: u64, standstill_limit: Duration) -> Option<String> {
-        let Reader { lane: name, position, stopped, .. } = reader;
+        let Reader { lane: name, status: Status { position, stopped }, .. } = reader;
         if *position > self.position || *position >= end {
             self.position = *position;
             self.moved_at = Instant::now();

@@ -61,7 +61,7 @@ struct Shared {
     log: Arc<dyn EventLog>,
     feed: Arc<Feed>,
     timers: JetStreamTimers,
-    sandbox: Sandbox,
+    sandbox: Option<Sandbox>,
     providers: Providers,
     stripe_webhooks: Option<Arc<Webhooks>>,
     pool: PgPool,
@@ -74,6 +74,8 @@ struct Shared {
     projections: Option<Arc<projections::Worker>>,
     sagas: Option<Arc<sagas::Worker>>,
     webhooks: Option<Arc<webhooks::Worker>>,
+    /// What the secrets of webhooks are sealed with.
+    webhook_keys: webhooks::Keys,
     unsafe_log: Vec<String>,
     /// Becomes true when the platform is to stop.
     stopped: watch::Receiver<bool>,
@@ -130,8 +132,8 @@ impl Platform {
         };
         let admin_address = admin.as_ref().map(TcpListener::local_addr).transpose()?;
         if let Some(listener) = admin {
-            let endpoints =
-                webhooks::Endpoints::new(shared.pool.clone(), shared.log.clone(), options.webhooks.rules());
+            let (pool, log, rules) = (shared.pool.clone(), shared.log.clone(), options.webhooks.rules());
+            let endpoints = webhooks::Endpoints::new(pool, log, rules, shared.webhook_keys.clone());
             let app = crate::serve::admin_app(shared.builds.clone(), endpoints);
             workers.spawn(async move {
                 if let Err(error) = axum::serve(listener, app).await {
@@ -189,6 +191,7 @@ impl Shared {
         database_url: &str,
         stopped: watch::Receiver<bool>,
     ) -> anyhow::Result<Self> {
+        let webhook_keys = options.webhooks.keys().context("CARTULARY_WEBHOOKS_KEY is not of its form")?;
         let connection = connect_nats(nats_url).await?;
         let settings =
             LogSettings { replicas: options.log_replicas, bytes_max: options.log_bytes_max.unwrap_or(-1) };
@@ -202,8 +205,11 @@ impl Shared {
         webhooks::set_up(&pool).await.context("the webhooks' tables can't be made")?;
         let unsafe_log = crate::safety::reasons(options, &settings, &jetstream, &pool).await?;
         let (log, clock): (Arc<dyn EventLog>, _) = (Arc::new(jetstream), Clock::system());
-        let sandbox = Sandbox::open(pool.clone(), clock.clone(), Arc::new(timers.clone())).await?;
         let shared_timers: Arc<dyn Timers> = Arc::new(timers.clone());
+        let sandbox = match options.payments.sandbox.unwrap_or(false) {
+            true => Some(Sandbox::open(pool.clone(), clock.clone(), shared_timers.clone()).await?),
+            false => None,
+        };
         let (providers, stripe_webhooks) =
             crate::providers::open(&options.payments, sandbox.clone(), &shared_timers, &clock)?;
         let (writer, executors) =
@@ -228,6 +234,7 @@ impl Shared {
             projections: None,
             sagas: None,
             webhooks: None,
+            webhook_keys,
             unsafe_log,
             stopped,
         })
@@ -245,12 +252,20 @@ impl Shared {
             Role::CommandApi => {
                 let (feed, executors) = (self.feed.clone(), self.executors.clone());
                 let providers = self.providers.clone();
+                if providers.names().is_empty() {
+                    tracing::warn!(
+                        "nobody can pay here: set CARTULARY_STRIPE_API_KEY, or, to try things out, CARTULARY_SANDBOX=true"
+                    );
+                }
                 let (read_models, clock) = (self.read_models.clone(), self.clock.clone());
                 let api = CommandApi::new(feed, executors, read_models, providers, options.terms(), clock);
                 let api = Arc::new(api.with_webhooks(self.stripe_webhooks.clone()));
                 let worker = api.clone();
                 workers.spawn(async move { worker.run().await });
-                let commands = command_api::router(api).merge(crate::sandbox::router(self.sandbox.clone()));
+                let mut commands = command_api::router(api);
+                if let Some(sandbox) = self.sandbox.clone() {
+                    commands = commands.merge(crate::sandbox::router(sandbox));
+                }
                 router.merge(match self.unsafe_log.is_empty() {
                     true => commands,
                     false => crate::serve::refuse(commands),
@@ -263,6 +278,7 @@ impl Shared {
                     self.feed.clone(),
                     &options.query_settings(),
                     options.terms(),
+                    self.clock.clone(),
                     self.stopped.clone(),
                 ));
                 let looking = api.clone();
@@ -282,10 +298,13 @@ impl Shared {
                 router
             }
             Role::Webhooks => {
+                let keys = self.webhook_keys.clone();
+                webhooks::seal_all(&keys, &self.pool).await.context("no webhook can be signed")?;
                 let (feed, pool, clock) = (self.feed.clone(), self.pool.clone(), self.clock.clone());
-                let worker = webhooks::Worker::new(feed, pool, clock, options.webhooks.settings());
+                let worker = webhooks::Worker::new(feed, pool, clock, options.webhooks.settings(keys));
                 let worker = Arc::new(worker);
-                health.watch_webhooks(worker.clone());
+                let watched = worker.clone();
+                health.watch(webhooks::worker::READER, move || watched.statuses());
                 self.webhooks = Some(worker);
                 router
             }
@@ -306,7 +325,8 @@ impl Shared {
             index: sagas::Index::default(),
         };
         let worker = Arc::new(sagas::Worker::new(sagas, self.pool.clone(), self.timers.clone()));
-        health.watch_sagas(worker.clone());
+        let watched = worker.clone();
+        health.watch(sagas::worker::READER, move || watched.statuses());
         self.sagas = Some(worker);
         Ok(())
     }

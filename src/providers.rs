@@ -15,14 +15,14 @@ use crate::config::Payments;
 /// The settings make no sense.
 pub fn open(
     options: &Payments,
-    sandbox: Sandbox,
+    sandbox: Option<Sandbox>,
     timers: &Arc<dyn Timers>,
     clock: &Clock,
 ) -> anyhow::Result<(Providers, Option<Arc<Webhooks>>)> {
     let guarded = |provider: Arc<dyn PaymentProvider>| -> Arc<dyn PaymentProvider> {
         Arc::new(Guard::new(provider, options.limits()))
     };
-    let mut all = vec![guarded(Arc::new(sandbox))];
+    let mut all: Vec<_> = sandbox.into_iter().map(|sandbox| guarded(Arc::new(sandbox))).collect();
     let mut webhooks = None;
     if let Some(settings) = options.stripe() {
         let stripe = guarded(Arc::new(Stripe::new(settings)?));

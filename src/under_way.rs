@@ -4,13 +4,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sagas::status::{Open, Stage, Step, Story};
-use serde_json::json;
+use sagas::status::{Kind, Open, Stage, Step, Story};
 use uuid::Uuid;
 
 use crate::addresses;
 use crate::admin::client::Client;
-use crate::admin::sagas::{Calling, Stages, Stuck};
+use crate::admin::sagas::{AbandonBody, Calling, Stages, Stuck};
 use crate::config::{Sagas, SagasWhat};
 use crate::read_models::print::aligned;
 
@@ -48,8 +47,9 @@ pub async fn run(options: Sagas) -> anyhow::Result<ExitCode> {
             let _: Calling = client.post(&format!("/sagas/{id}/retry"), None).await?;
             return taken_up(&client, id, options.json).await;
         }
-        SagasWhat::Abandon { id, reason } => {
-            let body = Some(json!({ "reason": reason }));
+        SagasWhat::Abandon { id, payment, reason, by } => {
+            let saga = if payment { Kind::Payment } else { Kind::Checkout };
+            let body = Some(serde_json::to_value(AbandonBody { saga, reason, by })?);
             let _: Calling = client.post(&format!("/sagas/{id}/abandon"), body).await?;
             return taken_up(&client, id, options.json).await;
         }
@@ -122,15 +122,16 @@ fn open_table(open: &[Open]) -> String {
 }
 
 fn story_text(story: &Story) -> String {
-    let mut rows = vec![["AT", "POSITION", "", "WHAT HAPPENED", ""].map(str::to_owned)];
-    for Step { position, at, kind, is_undo, data, .. } in &story.steps {
+    let mut rows = vec![["AT", "POSITION", "", "WHAT HAPPENED", "BY", ""].map(str::to_owned)];
+    for Step { position, at, kind, is_undo, data, actor, .. } in &story.steps {
         let sign = if *is_undo { "\u{2212}" } else { "+" };
         let data = if data.as_object().is_some_and(serde_json::Map::is_empty) {
             String::new()
         } else {
             data.to_string()
         };
-        rows.push([time(*at), position.to_string(), sign.to_owned(), kind.clone(), data]);
+        let at = at.map_or_else(String::new, time);
+        rows.push([at, position.to_string(), sign.to_owned(), kind.clone(), actor.clone(), data]);
     }
     let mut text = aligned(&rows);
     for Open { saga, stage, reason, since, deadline, attempts, error, .. } in &story.sagas {

@@ -175,7 +175,8 @@ pub(crate) async fn set_line(
             `order_id`, `cart_empty`, `not_for_sale`, `mixed_currencies`, `total_too_large`, \
             `command_in_progress`", body = Problem),
         (status = 412, description = "`stale`", body = Problem),
-        (status = 422, description = "`invalid`: of a method that does not go there, too, and of a country that \
+        (status = 422, description = "`invalid`: of a way to pay that the shop does not have (`/payment/method`), of a \
+            shipping method that does not go there, too, and of a country that \
             nothing is shipped to; `idempotency_key_reused`", body = Problem),
         (status = 503, description = "`log_unavailable`, `log_full`, `overloaded`, `outcome_unknown`", body = Problem),
     ))]
@@ -188,7 +189,11 @@ pub(crate) async fn check_out(
     let asked = asked.with_key()?;
     let request = asked.request(&body);
     if api.providers.named(&body.payment.method).is_err() {
-        let detail = format!("must be one of: {}", api.providers.names().join(", "));
+        let names = api.providers.names();
+        let detail = match names.is_empty() {
+            true => "there is no way to pay in this shop".to_owned(),
+            false => format!("must be one of: {}", names.join(", ")),
+        };
         return Err(Problem::invalid_field("/payment/method", detail));
     }
     let order_id = OrderId::created_by(request.command_id);

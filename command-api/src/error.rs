@@ -19,7 +19,7 @@ pub(crate) fn problem<E: Refusal>(error: Error<E>) -> Problem {
         Error::Refused(refusal) => refusal.problem(),
         Error::Stale { .. } => Problem::new(StatusCode::PRECONDITION_FAILED, "stale", error.to_string()),
         Error::OtherRequest => other_request(),
-        Error::Unavailable(reason) => {
+        Error::Unavailable(reason) | Error::Unreadable(reason) => {
             tracing::warn!(reason, "a command could not be carried out");
             Problem::unavailable("log_unavailable", "nothing was recorded; please send the command again", 1)
         }

@@ -7,6 +7,7 @@
 //! | Undo      | VoidRequested, RefundRequested, or CancellationRequested while a request is open |
 //! | Refund    | RefundRequested, RefundQueued while a request is open, or RefundFailed          |
 //! | Record    | what is news in a statement; Declined, CaptureFailed, RefundFailed, UndoRefused, OutcomeUnknown, ReviewRequired |
+//! | Abandon   | Abandoned, if a request is open                                                 |
 //! | Observe   | what is news in a statement: Authorized, AuthorizationAdjusted, Declined, ActionRequired, Captured, Voided, Refunded, RefundReversed, ChargedBack, StrayFound, StrayUndone |
 //!
 //! Only the sagas give these commands, so none is refused: what does not apply any more has no
@@ -14,9 +15,13 @@
 //! it stays the one open request, with the one key, and no other is made. What the provider states is
 //! recorded whatever was asked for: a payment is a fold over what it did.
 //!
+//! A person may give a request up whose outcome nobody gets to know, or which is refused for ever. That says nothing of
+//! what became of it: nobody asks any more, and what the provider states later counts as ever.
+//!
 //! A stray is a second payment at the provider for this order, such as one made by a request that was
 //! thought lost. It is found by its order's id, and undone.
 
+mod abandon;
 mod amounts;
 mod draft;
 mod request;
@@ -35,7 +40,7 @@ use crate::cart::PaymentMethod;
 use crate::ids::OrderId;
 use crate::money::Money;
 use draft::Draft;
-use request::{is_whole, whole};
+use request::{is_whole, name_of_round, whole};
 
 pub use amounts::{Amounts, Status};
 pub use request::{OpenRequest, Operation, Request, refund_of_key};
@@ -43,7 +48,7 @@ pub use statement::{Outcome, Refund, RefundState, State, Statement};
 
 pub const CATEGORY: &str = "payment";
 
-/// Invariant: at most one request is open, and it is never given up before its outcome is known; what is
+/// Invariant: at most one request is open, and only a person gives it up before its outcome is known; what is
 /// asked back is never more than was captured.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Payment {
@@ -59,7 +64,9 @@ pub struct Payment {
     open: Option<OpenRequest>,
     /// Nothing is to be kept, or taken any more.
     to_be_undone: bool,
-    /// How many requests the provider refused.
+    /// What is to be undone is not asked back any more, until there is more of it.
+    is_given_up: bool,
+    /// How many requests the provider refused, or a person gave up.
     rounds: u32,
 }
 
@@ -105,6 +112,11 @@ pub enum Command {
     },
     Observe {
         statement: Statement,
+        at: DateTime<Utc>,
+    },
+    /// A person gives the open request up.
+    Abandon {
+        reason: String,
         at: DateTime<Utc>,
     },
 }
@@ -184,6 +196,17 @@ pub enum Event {
     /// Its outcome has been unknown for so long that somebody should ask the provider.
     #[serde(rename = "payment.review_required")]
     ReviewRequired { operation: Operation },
+    /// A person gave the open request up: what became of it is not known, and nobody asks any more.
+    #[serde(rename = "payment.abandoned")]
+    Abandoned {
+        operation: Operation,
+        amount: Money,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        refund: Option<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        stray: Option<String>,
+        reason: String,
+    },
     #[serde(rename = "payment.stray_found")]
     StrayFound { provider_reference: String, authorized: Money, captured: Money },
     #[serde(rename = "payment.stray_undone")]
@@ -216,6 +239,7 @@ impl Aggregate for Payment {
                 self.draft(at, |draft| draft.outcome(&name, attempt, outcome))
             }
             Command::Observe { statement, at } => self.draft(at, |draft| draft.observe(&statement)),
+            Command::Abandon { reason, at } => self.draft(at, |draft| draft.abandon(reason)),
         })
     }
 
@@ -225,6 +249,7 @@ impl Aggregate for Payment {
 
     fn evolve(&mut self, event: &Event) {
         self.amounts.evolve(event);
+        self.is_given_up &= !event.makes_more_to_undo();
         match event {
             Event::AuthorizationRequested { amount, payment, at } => {
                 self.quote = Some((*amount, payment.clone()));
@@ -274,6 +299,7 @@ impl Aggregate for Payment {
             Event::UndoRefused { attempt, .. } => self.undo_was_refused(*attempt),
             Event::OutcomeUnknown { attempt, .. } => self.again(*attempt),
             Event::ReviewRequired { .. } => self.open.iter_mut().for_each(|open| open.is_under_review = true),
+            Event::Abandoned { operation, .. } => self.give_up(*operation),
             Event::StrayFound { provider_reference, captured, .. } => {
                 self.strays.insert(provider_reference.clone(), captured.amount);
                 self.finish_stray(provider_reference);
@@ -422,10 +448,4 @@ impl Payment {
             self.open.take_if(|open| open.refund.as_ref() == Some(refund));
         }
     }
-}
-
-/// `refund`, `refund~1`, `refund~2`: each is a request of its own.
-fn name_of_round(name: &str, round: u32) -> String {
-    let name = name.split('~').next().unwrap_or(name);
-    if round == 0 { name.to_owned() } else { format!("{name}~{round}") }
 }

@@ -33,7 +33,7 @@ const DETAILS: &[&str] =
     &["sku", "title", "description", "brand", "category", "attributes", "images", "gtins", "price"];
 
 /// In the order of the aggregates' tables.
-const SHOWN: [Shown; 52] = [
+const SHOWN: [Shown; 53] = [
     Shown("product.created", DETAILS, None),
     Shown("product.changed", DETAILS, None),
     Shown("product.price_changed", &["price", "was"], None),
@@ -86,6 +86,8 @@ const SHOWN: [Shown; 52] = [
     Shown("payment.undo_refused", &["operation", "attempt", "reason", "again_at"], None),
     Shown("payment.outcome_unknown", &["operation", "attempt", "look_up_at"], None),
     Shown("payment.review_required", &["operation"], None),
+    // Why is in an operator's own words.
+    Shown("payment.abandoned", &["operation", "amount"], None),
     Shown("payment.stray_found", &["authorized", "captured"], None),
     Shown("payment.stray_undone", &[], None),
 ];

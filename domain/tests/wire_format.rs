@@ -211,6 +211,20 @@ fn payment_events() -> Vec<payment::Event> {
         payment::Event::ReviewRequired { operation },
         payment::Event::StrayFound { provider_reference: "p-2".into(), authorized: amount, captured: amount },
         payment::Event::StrayUndone { provider_reference: "p-2".into() },
+        payment::Event::Abandoned {
+            operation,
+            amount,
+            refund: None,
+            stray: None,
+            reason: "paid in cash".into(),
+        },
+        payment::Event::Abandoned {
+            operation,
+            amount,
+            refund: Some("refund:1".into()),
+            stray: Some("p-2".into()),
+            reason: "paid in cash".into(),
+        },
     ]
 }
 

@@ -140,6 +140,9 @@ pub enum Error<E: std::error::Error + 'static> {
     /// Nothing was recorded; giving the command again may help.
     #[error("{0}")]
     Unavailable(String),
+    /// Nothing was recorded, because the stream holds what this build can't read; another build may.
+    #[error("{0}")]
+    Unreadable(String),
     /// Nothing was recorded, because more is asked for than the log can take.
     #[error(transparent)]
     Overloaded(#[from] writer::Full),
@@ -153,7 +156,10 @@ pub enum Error<E: std::error::Error + 'static> {
 
 impl<E: std::error::Error> From<ReadError> for Error<E> {
     fn from(error: ReadError) -> Self {
-        Self::Unavailable(error.to_string())
+        match error {
+            ReadError::Unavailable(error) => Self::Unavailable(error.to_string()),
+            ReadError::Unreadable { .. } => Self::Unreadable(error.to_string()),
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod share;
 mod tasks;
+mod working;
 
 use std::ops::RangeInclusive;
 
@@ -15,6 +16,7 @@ use sqlx::{Connection, PgConnection};
 
 pub use share::Worker;
 pub use tasks::Tasks;
+pub use working::{Status, Working};
 
 /// Makes the tables of lanes and workers, and that of the log's identity, where there are none yet,
 /// and takes over what earlier builds had in another form.

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use domain::{Event, Money, cart, product};
+use chrono::{DateTime, Utc};
+use domain::totals::Totals;
+use domain::{Event, Money, QuoteId, Sku, cart, product};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use infra::read_models::ReadModel;
@@ -19,6 +21,9 @@ pub const NAME: &str = "carts";
 
 pub struct Carts;
 
+/// What a SKU and its quantity take, about.
+const UNIT_BYTES: usize = 64;
+
 /// A row of `carts`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct CartRow {
@@ -26,6 +31,41 @@ struct CartRow {
     /// While it's checked out.
     order_id: Option<Uuid>,
     version: u64,
+    quote: Option<QuoteRow>,
+}
+
+/// The cart's last quote.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct QuoteRow {
+    #[serde(flatten)]
+    quote: Quoted,
+    /// The units that it is for; nothing, once the cart has had others.
+    units: Option<BTreeMap<Sku, u32>>,
+}
+
+/// A quote, as it is shown with its cart.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Quoted {
+    pub quote_id: QuoteId,
+    pub country: String,
+    pub region: Option<String>,
+    pub totals: Totals,
+    pub expires_at: DateTime<Utc>,
+}
+
+impl QuoteRow {
+    fn new(quote: &cart::Quote) -> Self {
+        let cart::Quote { quote_id, totals, country, region, expires_at, lines, .. } = quote;
+        let (country, region, totals) = (country.clone(), region.clone(), totals.clone());
+        let (quote_id, expires_at) = (*quote_id, *expires_at);
+        let units = lines.iter().map(|line| (line.sku.clone(), line.quantity)).collect();
+        Self { quote: Quoted { quote_id, country, region, totals, expires_at }, units: Some(units) }
+    }
+
+    /// As long as the cart has only had what the quote is for, that tells what is in it.
+    fn line_is(&mut self, sku: &Sku, quantity: u32) {
+        self.units.take_if(|units| units.get(sku) != Some(&quantity));
+    }
 }
 
 /// A row of `products`.
@@ -60,7 +100,7 @@ impl Projection for Carts {
     }
 
     fn version(&self) -> i32 {
-        1
+        2
     }
 
     fn categories(&self) -> &'static [&'static str] {
@@ -75,7 +115,8 @@ impl Projection for Carts {
         "create table carts (
              id uuid primary key,
              order_id uuid,
-             version bigint not null
+             version bigint not null,
+             quote jsonb
          ) with (fillfactor = 80);
          create table lines (
              cart_id uuid,
@@ -173,15 +214,19 @@ impl CartsWriter {
     fn cart(&mut self, happened: &Happened<'_>, event: &cart::Event) {
         let Some(id) = cart_of(happened) else { return };
         self.carts.change(&id, |cart| {
-            let cart = cart.get_or_insert(CartRow { id, order_id: None, version: 0 });
+            let cart = cart.get_or_insert(CartRow { id, order_id: None, version: 0, quote: None });
             cart.version = happened.version;
             match event {
                 cart::Event::CheckedOut { order_id, .. } => cart.order_id = Some(order_id.0),
                 cart::Event::Reopened { .. } => cart.order_id = None,
-                cart::Event::Created {}
-                | cart::Event::LineSet { .. }
-                | cart::Event::LineRemoved { .. }
-                | cart::Event::Quoted(_) => {}
+                cart::Event::LineSet { sku, quantity, .. } => {
+                    cart.quote.iter_mut().for_each(|quote| quote.line_is(sku, *quantity));
+                }
+                cart::Event::LineRemoved { sku } => {
+                    cart.quote.iter_mut().for_each(|quote| quote.line_is(sku, 0));
+                }
+                cart::Event::Quoted(quote) => cart.quote = Some(QuoteRow::new(quote)),
+                cart::Event::Created {} => {}
             }
         });
         self.lines.fold(id, happened.position, event);
@@ -190,15 +235,21 @@ impl CartsWriter {
 
 impl insert::Record for CartRow {
     fn binary(&self, row: &mut insert::Row<'_>) {
-        row.uuid(self.id).optional(self.order_id, |row, id| row.uuid(id)).int8(self.version.cast_signed());
+        let row = row.uuid(self.id).optional(self.order_id, |row, id| row.uuid(id));
+        row.int8(self.version.cast_signed()).optional(self.quote.as_ref(), |row, quote| row.jsonb(quote));
     }
 }
 
 impl rows::Row for CartRow {
     const TABLE: Table =
-        Table { name: "carts", key: "id", key_type: "uuid", columns: &["order_id", "version"] };
+        Table { name: "carts", key: "id", key_type: "uuid", columns: &["order_id", "version", "quote"] };
 
     type Key = Uuid;
+
+    fn bytes(&self) -> usize {
+        let units = self.quote.as_ref().and_then(|quote| quote.units.as_ref());
+        ROW_BYTES + units.map_or(0, |units| units.len() * UNIT_BYTES)
+    }
 }
 
 impl insert::Record for ProductRow {
@@ -286,6 +337,9 @@ pub struct Cart {
     pub id: Uuid,
     pub order_id: Option<Uuid>,
     pub version: i64,
+    pub quote: Option<Json<Quoted>>,
+    /// Whether the cart has had other lines since the quote.
+    pub lines_changed: bool,
 }
 
 /// A line of a cart, at the price of the moment.
@@ -308,7 +362,9 @@ pub async fn cart(
     id: Uuid,
 ) -> Result<(Option<(Cart, Vec<Line>)>, u64), sqlx::Error> {
     let mut snapshot = model.snapshot(pool).await?;
-    let cart = "select id, order_id, version from {schema}.carts where id = $1";
+    let cart = "select id, order_id, version, quote - 'units' as quote,
+                       coalesce(quote -> 'units' = 'null', false) as lines_changed
+                from {schema}.carts where id = $1";
     let cart: Option<Cart> =
         sqlx::query_as(snapshot.sql(cart)).bind(id).fetch_optional(snapshot.connection()).await?;
     let lines = sqlx::query_as(snapshot.sql(

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use infra::feed::{Feed, Follower};
-use infra::lanes::{Advance, Lease};
+use infra::lanes::{Advance, Lease, Status};
 use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -50,15 +50,6 @@ const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
-
-/// How a lane is doing, for readiness.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Status {
-    /// Its rows are those of the log up to here.
-    pub position: u64,
-    /// Why it can't go on, if it can't.
-    pub stopped: Option<String>,
-}
 
 /// The state between attempts.
 struct Lane {

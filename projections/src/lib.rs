@@ -21,7 +21,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 pub use builds::{Builds, set_up};
-pub use lane::Status;
 pub use projection::Projection;
 pub use worker::Worker;
 

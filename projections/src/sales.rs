@@ -2,11 +2,15 @@
 //!
 //! An order counts when it is confirmed, on the day on which it is (UTC); what is cancelled or given back
 //! counts on the day on which that happens: money by country, goods by product. An imported order counts when it was placed.
+//!
+//! `gross` is what the lines cost, with the tax that is in their prices. By day and country, what was paid on top
+//! of that stands beside it: shipping, and tax that comes on top. No product has a share of these.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::NaiveDate;
 use domain::order::{self, Line, Units};
+use domain::totals::Totals;
 use domain::{Event, Money, OrderId};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -29,7 +33,7 @@ impl Projection for Sales {
     }
 
     fn version(&self) -> i32 {
-        2
+        3
     }
 
     fn categories(&self) -> &'static [&'static str] {
@@ -43,16 +47,18 @@ impl Projection for Sales {
     fn definition(&self) -> &'static str {
         "create table by_country (
              day date, country text collate \"C\", currency text collate \"C\",
-             orders bigint not null, units bigint not null, gross bigint not null, refunded bigint not null,
+             orders bigint not null, units bigint not null, gross bigint not null,
+             shipping bigint not null, tax bigint not null, refunded bigint not null,
              primary key (day, country, currency)
          );
          create table by_product (
              day date, sku text collate \"C\", currency text collate \"C\",
-             orders bigint not null, units bigint not null, gross bigint not null, refunded bigint not null,
+             orders bigint not null, units bigint not null, gross bigint not null,
+             shipping bigint not null, tax bigint not null, refunded bigint not null,
              primary key (day, sku, currency)
          );
          create table orders (
-             id uuid primary key, country text not null, is_sold bool not null, lines jsonb not null
+             id uuid primary key, country text not null, is_sold bool not null, lines jsonb not null, extra jsonb
          )"
     }
 
@@ -82,17 +88,38 @@ struct Order {
     is_sold: bool,
     /// None of an imported one: what is given back of it says what that is.
     lines: Vec<Line>,
+    /// What is paid beside the lines, if that is known.
+    extra: Option<Extra>,
+}
+
+/// Shipping, and the tax that comes on top.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+struct Extra {
+    shipping: Money,
+    tax: i64,
+}
+
+impl From<&Totals> for Extra {
+    fn from(totals: &Totals) -> Self {
+        let added = totals.tax.as_ref().filter(|tax| !tax.included);
+        Self { shipping: totals.shipping.price, tax: added.map_or(0, |tax| tax.amount.amount) }
+    }
 }
 
 impl insert::Record for Order {
     fn binary(&self, row: &mut insert::Row<'_>) {
-        row.uuid(self.id.0).text(&self.country).bool(self.is_sold).jsonb(&self.lines);
+        let row = row.uuid(self.id.0).text(&self.country).bool(self.is_sold).jsonb(&self.lines);
+        row.optional(self.extra, |row, extra| row.jsonb(&extra));
     }
 }
 
 impl rows::Row for Order {
-    const TABLE: Table =
-        Table { name: "orders", key: "id", key_type: "uuid", columns: &["country", "is_sold", "lines"] };
+    const TABLE: Table = Table {
+        name: "orders",
+        key: "id",
+        key_type: "uuid",
+        columns: &["country", "is_sold", "lines", "extra"],
+    };
 
     type Key = Uuid;
 
@@ -109,6 +136,8 @@ struct Sums {
     orders: i64,
     units: i64,
     gross: i64,
+    shipping: i64,
+    tax: i64,
     refunded: i64,
 }
 
@@ -121,6 +150,17 @@ impl Sums {
 
     fn given_back(&mut self, line: &Line) {
         self.refunded = self.refunded.saturating_add(line.total.amount);
+    }
+}
+
+impl Extra {
+    fn charged(self, sums: &mut Sums) {
+        sums.shipping = sums.shipping.saturating_add(self.shipping.amount);
+        sums.tax = sums.tax.saturating_add(self.tax);
+    }
+
+    fn given_back(self, sums: &mut Sums) {
+        sums.refunded = sums.refunded.saturating_add(self.shipping.amount).saturating_add(self.tax);
     }
 }
 
@@ -167,9 +207,10 @@ impl Writer for SalesWriter {
 impl SalesWriter {
     fn happened(&mut self, id: OrderId, day: NaiveDate, event: &order::Event) {
         match event {
-            order::Event::Placed { country, lines, .. } => {
+            order::Event::Placed { country, lines, totals, .. } => {
                 let (country, lines) = (country.clone(), lines.clone());
-                let order = Order { id, country, is_sold: false, lines };
+                let extra = totals.as_ref().map(Extra::from);
+                let order = Order { id, country, is_sold: false, lines, extra };
                 self.orders.change(&id.0, |known| *known = Some(order));
             }
             order::Event::Confirmed {} => {
@@ -180,18 +221,20 @@ impl SalesWriter {
                 });
                 if let Some(order) = sold {
                     self.sold(day, &order.country, &order.lines);
+                    self.extra(day, &order, Extra::charged);
                 }
             }
             order::Event::Cancelled { .. } => {
                 let order = self.orders.change(&id.0, Option::take);
                 if let Some(order) = order.filter(|order| order.is_sold) {
                     self.given_back(day, &order.country, &order.lines);
+                    self.extra(day, &order, Extra::given_back);
                 }
             }
             order::Event::Imported { country, lines, .. } => {
                 self.sold(day, country, lines);
                 let country = country.clone();
-                let order = Order { id, country, is_sold: true, lines: Vec::new() };
+                let order = Order { id, country, is_sold: true, lines: Vec::new(), extra: None };
                 self.orders.change(&id.0, |known| *known = Some(order));
             }
             order::Event::Returned(reversal) | order::Event::Refunded(reversal) => {
@@ -222,6 +265,12 @@ impl SalesWriter {
             let currency = line.total.currency.code();
             self.in_country(day, country, currency).given_back(line);
             self.of_product(day, line.sku.as_str(), currency).given_back(line);
+        }
+    }
+
+    fn extra(&mut self, day: NaiveDate, order: &Order, count: fn(Extra, &mut Sums)) {
+        if let Some(extra) = order.extra {
+            count(extra, self.in_country(day, &order.country, extra.shipping.currency.code()));
         }
     }
 
@@ -262,33 +311,26 @@ async fn add(
         return Ok(());
     }
     let mut keys: (Vec<NaiveDate>, Vec<String>, Vec<String>) = Default::default();
-    let mut values: [Vec<i64>; 4] = Default::default();
-    for ((day, name, currency), Sums { orders, units, gross, refunded }) in sums {
+    let mut values: [Vec<i64>; 6] = Default::default();
+    for ((day, name, currency), Sums { orders, units, gross, shipping, tax, refunded }) in sums {
         keys.0.push(day);
         keys.1.push(name.replace('\0', "\u{FFFD}"));
         keys.2.push(currency);
-        for (values, value) in values.iter_mut().zip([orders, units, gross, refunded]) {
+        for (values, value) in values.iter_mut().zip([orders, units, gross, shipping, tax, refunded]) {
             values.push(value);
         }
     }
-    let [orders, units, gross, refunded] = values;
     let upsert = format!(
-        "insert into {table} as known (day, {column}, currency, orders, units, gross, refunded)
-         select * from unnest($1::date[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
+        "insert into {table} as known (day, {column}, currency, orders, units, gross, shipping, tax, refunded)
+         select * from unnest($1::date[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[],
+                              $7::bigint[], $8::bigint[], $9::bigint[])
          on conflict (day, {column}, currency) do update set
              orders = known.orders + excluded.orders, units = known.units + excluded.units,
-             gross = known.gross + excluded.gross, refunded = known.refunded + excluded.refunded"
+             gross = known.gross + excluded.gross, shipping = known.shipping + excluded.shipping,
+             tax = known.tax + excluded.tax, refunded = known.refunded + excluded.refunded"
     );
-    sqlx::query(sqlx::AssertSqlSafe(upsert))
-        .bind(keys.0)
-        .bind(keys.1)
-        .bind(keys.2)
-        .bind(orders)
-        .bind(units)
-        .bind(gross)
-        .bind(refunded)
-        .execute(transaction)
-        .await?;
+    let query = sqlx::query(sqlx::AssertSqlSafe(upsert)).bind(keys.0).bind(keys.1).bind(keys.2);
+    values.into_iter().fold(query, sqlx::query::Query::bind).execute(transaction).await?;
     Ok(())
 }
 
@@ -323,6 +365,8 @@ pub struct ReportLine {
     pub orders: i64,
     pub units: i64,
     pub gross: i64,
+    pub shipping: i64,
+    pub tax: i64,
     pub refunded: i64,
 }
 
@@ -345,8 +389,9 @@ pub async fn report(
     let mut snapshot = model.snapshot(pool).await?;
     let lines = format!(
         "select key, currency, sum(orders)::bigint as orders, sum(units)::bigint as units,
-                sum(gross)::bigint as gross, sum(refunded)::bigint as refunded
-         from (select {key} as key, currency, orders, units, gross, refunded from {{schema}}.{table}
+                sum(gross)::bigint as gross, sum(shipping)::bigint as shipping, sum(tax)::bigint as tax,
+                sum(refunded)::bigint as refunded
+         from (select {key} as key, currency, orders, units, gross, shipping, tax, refunded from {{schema}}.{table}
                where ($1::date is null or day >= $1) and ($2::date is null or day <= $2)) as sales
          where $3::text is null or (key, currency) > ($3, $4)
          group by key, currency order by key, currency limit $5"

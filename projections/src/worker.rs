@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use infra::lanes::{self, Tasks};
+use infra::lanes::{self, Status, Tasks};
 use infra::read_models;
 use tokio::sync::watch;
 
 use crate::builds::Builds;
-use crate::lane::{self, Status};
+use crate::lane;
 use crate::projection::Projection;
 
 /// How often it says that it lives, and looks what is to be done.

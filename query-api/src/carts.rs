@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, Utc};
+use domain::cart::Changed;
 use domain::commit::Hash;
 use domain::{CartId, Money};
-use infra::http::{MoneyBody, Path, Problem};
+use infra::http::{MoneyBody, Path, Problem, TotalsBody};
 use projections::carts;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -27,6 +29,41 @@ pub(crate) struct Cart {
     /// While it's checked out.
     #[serde(skip_serializing_if = "Option::is_none")]
     order_id: Option<Uuid>,
+    /// The last one; null if there never was one.
+    quote: Option<Quote>,
+}
+
+/// What the cart was quoted, and whether that holds.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = CartQuote)]
+pub(crate) struct Quote {
+    quote_id: Uuid,
+    expires_at: DateTime<Utc>,
+    /// Where it goes.
+    #[schema(example = "GB")]
+    country: String,
+    /// The region, if it has a tax of its own.
+    region: Option<String>,
+    totals: TotalsBody,
+    /// Whether a checkout with it is charged just that.
+    holds: bool,
+    /// Why it does not hold: `quote_expired`, `lines_changed`, or `not_for_sale` of a line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+}
+
+impl Quote {
+    fn new(quoted: carts::Quoted, lines_changed: bool, lines: &[carts::Line], now: DateTime<Utc>) -> Self {
+        let carts::Quoted { quote_id, country, region, totals, expires_at } = quoted;
+        let reason = match () {
+            () if lines_changed => Some(Changed::Lines.code()),
+            () if now >= expires_at => Some(Changed::QuoteExpired.code()),
+            () if lines.iter().any(|line| !line.for_sale) => Some("not_for_sale"),
+            () => None,
+        };
+        let (totals, holds) = (totals.into(), reason.is_none());
+        Self { quote_id: quote_id.0, expires_at, country, region, totals, holds, reason }
+    }
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -45,7 +82,7 @@ pub(crate) struct Line {
 #[utoipa::path(get, path = "/v1/carts/{id}", tag = "carts",
     params(("id" = Uuid, Path), ("Min-Log-Position" = Option<u64>, Header), ("Prefer" = Option<String>, Header)),
     responses(
-        (status = 200, description = "At the prices of the moment", body = Cart,
+        (status = 200, description = "At the prices of the moment, with its last quote", body = Cart,
             headers(("ETag" = String), ("Log-Position" = u64))),
         (status = 404, description = "`cart_not_found`, `not_found`", body = Problem),
         (status = 503, description = "`not_yet_projected`, `read_models_unavailable`", body = Problem),
@@ -67,8 +104,11 @@ pub(crate) async fn get(
         let (first, rest) = totals.split_first()?;
         rest.iter().try_fold(*first, |sum, total| sum.plus(*total)).ok()
     });
+    let now = api.clock.now();
+    let quote = cart.quote.map(|quote| Quote::new(quote.0, cart.lines_changed, &lines, now));
     let body = Cart {
         id: cart.id,
+        quote,
         status: if cart.order_id.is_some() { "checked_out" } else { "open" },
         lines: lines.into_iter().map(Line::from).collect(),
         total: total.map(MoneyBody::from),

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::terms::Terms;
+use infra::clock::Clock;
 use infra::feed::Feed;
 use infra::read_models::ReadModels;
 use sqlx::PgPool;
@@ -42,6 +43,7 @@ pub struct QueryApi {
     feed: Arc<Feed>,
     freshness_limit: Duration,
     terms: Arc<Terms>,
+    clock: Clock,
     products: ProductCache,
     streams: Streams,
 }
@@ -55,11 +57,12 @@ impl QueryApi {
         feed: Arc<Feed>,
         settings: &Settings,
         terms: Arc<Terms>,
+        clock: Clock,
         stopped: watch::Receiver<bool>,
     ) -> Self {
         let streams = Streams::new(settings.order_streams_max, settings.heartbeat, stopped);
         let (freshness_limit, products) = (settings.freshness_limit, ProductCache::default());
-        Self { pool, read_models, feed, freshness_limit, terms, products, streams }
+        Self { pool, read_models, feed, freshness_limit, terms, clock, products, streams }
     }
 
     /// Looks at the log: to know which answers are true still, and what happens to orders that somebody

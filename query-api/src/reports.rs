@@ -43,11 +43,15 @@ pub(crate) struct SalesLine {
     orders: i64,
     /// Units that were sold.
     units: i64,
-    /// What they cost.
+    /// What they cost: the sum of the lines, with the tax that is in their prices.
     gross: i64,
-    /// What was given back, when it was.
+    /// What was paid for shipping; 0 by product, and of imported orders, where it is among the lines.
+    shipping: i64,
+    /// Tax that came on top of the prices; 0 by product, and where prices have it in them.
+    tax: i64,
+    /// What was given back, when it was. By product, it is what the goods that came back had cost.
     refunded: i64,
-    /// Gross without what was given back.
+    /// Gross, shipping and tax, without what was given back.
     net: i64,
 }
 
@@ -61,6 +65,11 @@ pub(crate) struct SalesReport {
 }
 
 /// Sales by day, month, country or product
+///
+/// An order counts on the day on which it was confirmed, an imported one on the day on which it was placed; what is
+/// cancelled or given back counts on the day on which that happened. Days are UTC's, countries those that it is
+/// shipped to. By product, only what belongs to the goods is counted: no shipping, no tax that comes on top, and
+/// no money that was given back without goods.
 #[utoipa::path(get, path = "/v1/reports/sales", tag = "reports",
     params(SalesQuery, ("Min-Log-Position" = Option<u64>, Header), ("Prefer" = Option<String>, Header)),
     responses(
@@ -133,8 +142,9 @@ fn year(day: NaiveDate) -> i32 {
 
 impl From<ReportLine> for SalesLine {
     fn from(line: ReportLine) -> Self {
-        let ReportLine { key, currency, orders, units, gross, refunded } = line;
-        Self { key, currency, orders, units, gross, refunded, net: gross.saturating_sub(refunded) }
+        let ReportLine { key, currency, orders, units, gross, shipping, tax, refunded } = line;
+        let net = gross.saturating_add(shipping).saturating_add(tax).saturating_sub(refunded);
+        Self { key, currency, orders, units, gross, shipping, tax, refunded, net }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use domain::{OrderId, payment};
 use metrics::counter;
+use uuid::Uuid;
 
 use crate::checkout;
 
@@ -31,6 +32,7 @@ pub(crate) fn of_payment(order_id: OrderId, event: &payment::Event) {
         | payment::Event::RefundRequested { .. }
         | payment::Event::Refunded { .. }
         | payment::Event::OutcomeUnknown { .. }
+        | payment::Event::Abandoned { .. }
         | payment::Event::StrayUndone { .. } => return,
     };
     tell(order_id, kind);
@@ -44,6 +46,12 @@ pub(crate) fn of_checkout(order_id: OrderId, recorded: &[checkout::Event]) {
             _ => {}
         }
     }
+}
+
+/// Something can't be read, and what happens to the same order waits behind it.
+pub(crate) fn set_aside(id: Uuid, position: u64, reason: &str) {
+    tracing::error!(%id, position, reason, "what can't be read is set aside, with what happens to the order later: cartulary sagas stuck");
+    counter!(ALARMS, "kind" => "set_aside").increment(1);
 }
 
 fn tell(order_id: OrderId, kind: &'static str) {

@@ -1,13 +1,16 @@
-//! What operators call for: a step now instead of later, or the end of a checkout.
+//! What operators call for: a step now instead of later, another try at what was set aside, or an end.
 
 use std::ops::RangeInclusive;
 
 use chrono::{DateTime, Utc};
-use domain::{CommandId, Event, OrderId, StreamId};
+use domain::{Command, CommandId, Event, OrderId, StreamId, payment};
+use infra::feed::Entry;
 use sqlx::{FromRow, PgConnection};
 use uuid::Uuid;
 
+use crate::aside;
 use crate::checkout::{self, Checkout};
+use crate::following::inputs;
 use crate::saga::{Action, Input, RETRY};
 use crate::work::{Again, Kind, Sagas, Work};
 
@@ -17,16 +20,32 @@ pub(crate) struct Called {
     pub id: Uuid,
     pub call: String,
     pub reason: Option<String>,
+    pub actor: Option<String>,
     pub at: DateTime<Utc>,
 }
 
+/// Calls, as the table has them.
+pub(crate) const ABANDON: &str = "abandon";
+pub(crate) const ABANDON_PAYMENT: &str = "abandon_payment";
+pub(crate) const RETRY_NOW: &str = "retry";
+
+/// Who calls, if it is not said by whose hand.
+pub(crate) const OPERATOR: &str = "operator";
+
 impl Sagas {
     /// Does what was called for.
-    pub(crate) async fn take_up(&self, called: &Called) -> Result<(), Again> {
+    pub(crate) async fn take_up(&self, called: &Called, connection: &mut PgConnection) -> Result<(), Again> {
         let order_id = OrderId(called.id);
+        let actor = called.actor.clone().unwrap_or_else(|| OPERATOR.to_owned());
+        let reason = called.reason.clone().unwrap_or_default();
         match called.call.as_str() {
-            "abandon" => self.abandon(order_id, called.reason.clone().unwrap_or_default(), called.at).await,
+            ABANDON => self.abandon_as(actor, order_id, reason, called.at).await,
+            ABANDON_PAYMENT => self.abandon_payment(actor, order_id, reason, called.at).await,
             _ => {
+                self.try_aside(called.id, connection).await?;
+                if self.index.aside.holds(called.id) {
+                    return Ok(());
+                }
                 self.repeat_last_step(order_id).await?;
                 self.settle_now(order_id).await
             }
@@ -38,15 +57,80 @@ impl Sagas {
     /// # Errors
     /// The log does not answer; it can be called for again, with the same time.
     pub async fn abandon(&self, order_id: OrderId, reason: String, at: DateTime<Utc>) -> Result<(), Again> {
-        // The same call, taken up twice, has the same id.
-        let cause = Uuid::new_v5(&order_id.0, format!("abandon/{}", at.timestamp_micros()).as_bytes());
+        self.abandon_as(OPERATOR.to_owned(), order_id, reason, at).await
+    }
+
+    async fn abandon_as(
+        &self,
+        actor: String,
+        order_id: OrderId,
+        reason: String,
+        at: DateTime<Utc>,
+    ) -> Result<(), Again> {
+        let cause = cause(order_id, ABANDON, at);
+        let work = called_for(Kind::Checkout, order_id, Input::Abandoned { reason }, cause);
+        self.try_to_deal_with(&Work { by: Some(actor), ..work }).await
+    }
+
+    /// Gives up what is asked of the provider, and nothing else: what became of it, nobody knows.
+    async fn abandon_payment(
+        &self,
+        actor: String,
+        order_id: OrderId,
+        reason: String,
+        at: DateTime<Utc>,
+    ) -> Result<(), Again> {
+        let command = payment::Command::Abandon { reason: reason.clone(), at: self.clock.now() };
         let input = Input::Abandoned { reason };
-        self.try_to_deal_with(&called_for(Kind::Checkout, order_id, input, cause)).await
+        let work = called_for(Kind::Payment, order_id, input, cause(order_id, ABANDON_PAYMENT, at));
+        let work = Work { by: Some(actor), ..work };
+        self.act(&work, Action::execute(ABANDON, Command::Payment(order_id, command))).await
+    }
+
+    /// Tries what is set aside there, in the log's order, as far as it can be read.
+    pub(crate) async fn try_aside(&self, id: Uuid, connection: &mut PgConnection) -> Result<(), Again> {
+        loop {
+            let positions = self.index.aside.first(id, connection).await.map_err(Again::because)?;
+            if positions.is_empty() {
+                return Ok(());
+            }
+            for position in positions {
+                match self.deal_with_commit(id, position).await {
+                    Ok(()) => aside::done(id, position, connection).await.map_err(Again::because)?,
+                    Err(Again::Unreadable(reason)) => {
+                        let failed = aside::failed(id, position, &reason, connection).await;
+                        return failed.map_err(Again::because);
+                    }
+                    Err(again) => return Err(again),
+                }
+            }
+        }
+    }
+
+    /// Deals with what happened at a position to an order, or in a stream that can be read now.
+    async fn deal_with_commit(&self, id: Uuid, position: u64) -> Result<(), Again> {
+        let entry = match self.feed.log().read(position).await {
+            Ok(Some(stored)) => Entry::new(stored),
+            Ok(None) => return Err(Again::Unavailable("the log is behind".to_owned())),
+            Err(error) => Entry::unreadable(error)?,
+        };
+        for input in inputs(&entry, |_| true) {
+            match input {
+                Err(letter) if letter.key.id == id => {
+                    return Err(Again::Unreadable(letter.reason.unwrap_or_default()));
+                }
+                // It turned out whose it is.
+                Err(letter) => self.set_aside(letter),
+                Ok(work) if work.order_id.0 == id => self.try_to_deal_with(&work).await?,
+                Ok(work) => self.deal_or_wait(&work).await?,
+            }
+        }
+        Ok(())
     }
 
     /// Asks the provider now for the outcome that is owed, if one is.
     async fn settle_now(&self, order_id: OrderId) -> Result<(), Again> {
-        let payment = self.executors.payments.load(order_id).await.map_err(Again::because)?;
+        let payment = self.executors.payments.load(order_id).await?;
         let Some(request) = payment.state.open_request(order_id) else { return Ok(()) };
         let cause = Uuid::now_v7();
         let input = Input::Timer { name: RETRY.to_owned(), generation: request.open.attempt };
@@ -58,12 +142,12 @@ impl Sagas {
     async fn repeat_last_step(&self, order_id: OrderId) -> Result<(), Again> {
         let log = self.feed.log();
         let stream = StreamId::of::<Checkout>(order_id);
-        let Some(last) = log.load(&stream, 0).await.map_err(Again::because)?.pop() else { return Ok(()) };
+        let Some(last) = log.load(&stream, 0).await?.pop() else { return Ok(()) };
         let events: Result<Vec<checkout::Event>, _> =
             last.commit.events.iter().map(domain::RecordedEvent::decode).collect();
-        let events = events.map_err(Again::because)?;
+        let events = events.map_err(|error| Again::Unreadable(error.to_string()))?;
         let Some(cause) = last.commit.causation else { return Ok(()) };
-        let state = self.checkouts.load(order_id).await.map_err(Again::because)?.state;
+        let state = self.checkouts.load(order_id).await?.state;
         let mut input = Input::Timer { name: RETRY.to_owned(), generation: 0 };
         if let Some(checkout::Event::Started(quote)) = events.first() {
             input = self.checked_out(quote, cause).await?.unwrap_or(input);
@@ -71,7 +155,7 @@ impl Sagas {
         let actions = state.actions(order_id, &input, &events, self.clock.now());
         let correlation = last.commit.correlation;
         let (kind, position, is_first) = (Kind::Checkout, None, false);
-        let work = Work { kind, order_id, input, cause, correlation, position, is_first };
+        let work = Work { kind, order_id, input, cause, correlation, position, is_first, by: None };
         for action in actions {
             // The deadline stands as it was set.
             if !matches!(action, Action::SetTimer { .. }) {
@@ -84,10 +168,10 @@ impl Sagas {
     /// The event that a checkout began with.
     async fn checked_out(&self, quote: &checkout::Quote, id: Uuid) -> Result<Option<Input>, Again> {
         let stream = StreamId::of::<domain::cart::Cart>(quote.cart_id);
-        let commits = self.feed.log().load(&stream, 0).await.map_err(Again::because)?;
+        let commits = self.feed.log().load(&stream, 0).await?;
         let recorded = commits.iter().flat_map(|stored| &stored.commit.events).find(|event| event.id == id);
         let Some(recorded) = recorded else { return Ok(None) };
-        let event = Event::decode(recorded).map_err(Again::because)?;
+        let event = Event::decode(recorded).map_err(|error| Again::Unreadable(error.to_string()))?;
         Ok(event.map(|event| Input::Event { stream, event, at: recorded.occurred_at }))
     }
 }
@@ -95,7 +179,12 @@ impl Sagas {
 /// An input that comes from nowhere else.
 fn called_for(kind: Kind, order_id: OrderId, input: Input, cause: Uuid) -> Work {
     let correlation = CommandId(cause);
-    Work { kind, order_id, input, cause, correlation, position: None, is_first: false }
+    Work { kind, order_id, input, cause, correlation, position: None, is_first: false, by: None }
+}
+
+/// The same call, taken up twice, has the same id.
+fn cause(order_id: OrderId, call: &str, at: DateTime<Utc>) -> Uuid {
+    Uuid::new_v5(&order_id.0, format!("{call}/{}", at.timestamp_micros()).as_bytes())
 }
 
 /// What operators want done in these partitions, in the order in which they asked.
@@ -104,7 +193,7 @@ pub(crate) async fn open(
     connection: &mut PgConnection,
 ) -> Result<Vec<Called>, sqlx::Error> {
     sqlx::query_as(
-        "select id, call, reason, at from cartulary.saga_calls where partition between $1 and $2 order by at",
+        "select id, call, reason, actor, at from cartulary.saga_calls where partition between $1 and $2 order by at",
     )
     .bind(partitions.start().cast_signed())
     .bind(partitions.end().cast_signed())

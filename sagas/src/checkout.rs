@@ -12,7 +12,7 @@
 //! | order::Shipped              | then payment::Capture                |                                 |
 //! | order::RefundRequested      | payment::Refund                      | order::FailRefund, if it fails  |
 //! | order::GoodsReturned        | stock::Return                        |                                 |
-//! | a line refused, payment declined, a deadline, a request to cancel, an operator | everything above, backwards | |
+//! | a line refused, payment declined or given up, a deadline, a request to cancel, an operator | everything above, backwards | |
 //!
 //! Undo goes backwards and waits for each step: first the money, then the stock, then the cart is
 //! open again, and last the order is cancelled; who sees it cancelled finds nothing held. Only if the

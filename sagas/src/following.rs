@@ -3,14 +3,15 @@
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
-use domain::{CommandId, OrderId};
+use domain::commit::DecodeError;
+use domain::{CommandId, Commit, Event, OrderId, RecordedEvent};
 use infra::feed::Entry;
 use infra::timers::Timer;
-use tokio::sync::watch;
+use serde::Deserialize;
 use uuid::Uuid;
 
+use crate::aside::{Key, Letter};
 use crate::queues::Queues;
 use crate::saga::Input;
 use crate::work::{Kind, Sagas, Work};
@@ -23,15 +24,12 @@ const FOLLOWED: [&str; 4] =
 /// Inputs in memory at a time: with more, reading the log waits.
 const WORK_MAX: usize = 1_024;
 const BATCH_MAX: usize = 1_000;
-const BACKOFF: Duration = Duration::from_secs(1);
 
 /// Follows the log for the sagas of some partitions. What is under way ends when it's dropped.
 pub struct Following {
     sagas: Arc<Sagas>,
     partitions: RangeInclusive<u64>,
     queues: Queues<(Kind, OrderId), Work>,
-    /// Why it can't go on, if it can't.
-    stopped: watch::Sender<Option<String>>,
     after: u64,
     /// Up to here, somebody may have dealt with it already. Nobody knows before it is asked for.
     known: AtomicU64,
@@ -41,20 +39,19 @@ impl Following {
     /// Begins with the commit after the position.
     #[must_use]
     pub fn new(sagas: Arc<Sagas>, partitions: RangeInclusive<u64>, after: u64) -> Self {
-        let (queues, stopped) = (Queues::new(WORK_MAX, after), watch::Sender::default());
-        Self { sagas, partitions, queues, stopped, after, known: AtomicU64::new(u64::MAX) }
+        Self {
+            sagas,
+            partitions,
+            queues: Queues::new(WORK_MAX, after),
+            after,
+            known: AtomicU64::new(u64::MAX),
+        }
     }
 
     /// Everything up to this position is dealt with.
     #[must_use]
     pub fn done(&self) -> u64 {
         self.queues.done()
-    }
-
-    /// Why it can't go on, if it can't.
-    #[must_use]
-    pub fn stopped(&self) -> Option<String> {
-        self.stopped.borrow().clone()
     }
 
     /// Hands what happens to the sagas, until it's dropped.
@@ -65,13 +62,7 @@ impl Following {
         let mut follower = self.sagas.feed.follow(self.after);
         loop {
             for entry in follower.batch(BATCH_MAX).await {
-                while let Err(reason) = self.hand_in(&entry).await {
-                    // Never skipped in silence: a build that knows the event goes on from here.
-                    tracing::error!(reason, position = entry.sequence, "the sagas can't go on");
-                    self.stopped.send_replace(Some(reason));
-                    tokio::time::sleep(BACKOFF).await;
-                }
-                self.stopped.send_if_modified(|stopped| stopped.take().is_some());
+                self.hand_in(&entry).await;
             }
         }
     }
@@ -80,52 +71,25 @@ impl Following {
     pub(crate) async fn fire(&self, saga: &str, id: &str, timer: &str, generation: u32) {
         if let Some(work) = due(saga, id, timer, generation)
             && !self.queues.is_busy(&(work.kind, work.order_id))
+            && !self.sagas.index.aside.holds(work.order_id.0)
         {
             tracing::info!(saga, id, timer, "a timer that did not fire is made up for");
             self.push(work).await;
         }
     }
 
-    /// Hands a commit's events to the sagas that follow them. What is not readable is passed over, if it
-    /// is of no stream that a saga follows.
-    async fn hand_in(&self, entry: &Entry) -> Result<(), String> {
-        let is_followed = entry.stream().is_none_or(|stream| FOLLOWED.contains(&stream.category()));
-        let commit = match &entry.commit {
-            Err(error) if is_followed => return Err(error.to_string()),
-            Err(_) => {
-                self.queues.seen(entry.sequence);
-                return Ok(());
-            }
-            Ok(commit) => commit,
-        };
-        if !is_followed {
-            self.queues.seen(entry.sequence);
-            return Ok(());
-        }
-        if let Some(error) = entry.events().iter().find_map(|event| event.as_ref().err()) {
-            return Err(error.to_string());
-        }
-        for (recorded, event) in commit.events.iter().zip(entry.events()) {
-            let Ok(Some(event)) = event else { continue };
-            let stream = &commit.stream;
-            let followed = [
-                (Kind::Checkout, checkout::follows(stream.id(), event)),
-                (Kind::Payment, payment::follows(stream.id(), event)),
-            ];
-            for (kind, order_id) in followed {
-                let Some(order_id) = order_id.filter(|id| self.partitions.contains(&id.partition())) else {
-                    continue;
-                };
-                let (stream, event, at) = (stream.clone(), event.clone(), recorded.occurred_at);
-                let input = Input::Event { stream, event, at };
-                let (cause, correlation) = (recorded.id, commit.correlation);
-                let position = Some(entry.sequence);
-                let is_first = entry.sequence > self.known.load(Ordering::Relaxed);
-                self.push(Work { kind, order_id, input, cause, correlation, position, is_first }).await;
+    /// Hands a commit's events to the sagas that follow them, and sets aside what can't be read.
+    async fn hand_in(&self, entry: &Entry) {
+        for input in inputs(entry, |partition| self.partitions.contains(&partition)) {
+            match input {
+                Ok(mut work) => {
+                    work.is_first = entry.sequence > self.known.load(Ordering::Relaxed);
+                    self.push(work).await;
+                }
+                Err(letter) => self.sagas.set_aside(letter),
             }
         }
         self.queues.seen(entry.sequence);
-        Ok(())
     }
 
     async fn push(&self, work: Work) {
@@ -156,5 +120,67 @@ pub(crate) fn due(saga: &str, id: &str, name: &str, generation: u32) -> Option<W
     let cause = Uuid::new_v5(&order_id.0, format!("timer/{saga}/{name}/{generation}").as_bytes());
     let input = Input::Timer { name: name.to_owned(), generation };
     let (correlation, position, is_first) = (CommandId(cause), None, false);
-    Some(Work { kind, order_id, input, cause, correlation, position, is_first })
+    Some(Work { kind, order_id, input, cause, correlation, position, is_first, by: None })
+}
+
+/// What a commit means to the sagas of some partitions: an input for each that follows one of its events; or a
+/// letter, if it can't be read, and is of a stream that they follow.
+pub(crate) fn inputs(entry: &Entry, is_ours: impl Fn(u64) -> bool) -> Vec<Result<Work, Letter>> {
+    if entry.stream().is_some_and(|stream| !FOLLOWED.contains(&stream.category())) {
+        return Vec::new();
+    }
+    let letter = |key: Key, error: &DecodeError| {
+        let stream = entry.stream().map(ToString::to_string).unwrap_or_default();
+        let letter = Letter { key, position: entry.sequence, stream, reason: Some(error.to_string()) };
+        is_ours(key.partition).then_some(Err(letter))
+    };
+    let commit = match &entry.commit {
+        Ok(commit) => commit,
+        Err(error) => {
+            let key = entry.stream().map_or_else(|| Key::of_position(entry.sequence), Key::of_stream);
+            return letter(key, error).into_iter().collect();
+        }
+    };
+    let mut inputs = Vec::new();
+    for (recorded, event) in commit.events.iter().zip(entry.events()) {
+        match event {
+            Ok(Some(event)) => {
+                inputs.extend(works(entry.sequence, commit, recorded, event, &is_ours).map(Ok));
+            }
+            Ok(None) => {}
+            Err(error) => inputs.extend(letter(key_of(commit, recorded), error)),
+        }
+    }
+    inputs
+}
+
+fn works<'e>(
+    position: u64,
+    commit: &'e Commit,
+    recorded: &'e RecordedEvent,
+    event: &'e Event,
+    is_ours: impl Fn(u64) -> bool,
+) -> impl Iterator<Item = Work> {
+    let id = commit.stream.id();
+    let followed =
+        [(Kind::Checkout, checkout::follows(id, event)), (Kind::Payment, payment::follows(id, event))];
+    let ours = followed.into_iter().filter_map(move |(kind, order_id)| {
+        Some((kind, order_id.filter(|order_id| is_ours(order_id.partition()))?))
+    });
+    ours.map(move |(kind, order_id)| {
+        let (stream, event, at) = (commit.stream.clone(), event.clone(), recorded.occurred_at);
+        let (input, correlation) = (Input::Event { stream, event, at }, commit.correlation);
+        let (cause, position) = (recorded.id, Some(position));
+        Work { kind, order_id, input, cause, correlation, position, is_first: false, by: None }
+    })
+}
+
+/// Whose an event is that can't be read: the order's that it names, wherever it happened; else its stream's.
+fn key_of(commit: &Commit, recorded: &RecordedEvent) -> Key {
+    #[derive(Deserialize)]
+    struct Named {
+        order_id: OrderId,
+    }
+    let named = serde_json::from_str::<Named>(recorded.data.get());
+    named.map_or_else(|_| Key::of_stream(&commit.stream), |named| named.order_id.into())
 }

@@ -12,6 +12,7 @@ use serde::Serialize;
 use sqlx::{Connection, FromRow, PgConnection};
 use uuid::Uuid;
 
+use crate::aside::{self, Aside};
 use crate::saga::Summary;
 use crate::work::Kind;
 
@@ -30,6 +31,8 @@ pub struct Index {
     pending: Mutex<Pending>,
     /// Who stores holds it, so that nobody takes for stored what is still on its way.
     storing: tokio::sync::Mutex<()>,
+    /// What waits for a build that can read it.
+    pub(crate) aside: Aside,
 }
 
 #[derive(Debug, Default)]
@@ -95,6 +98,7 @@ pub(crate) async fn migrate(connection: &mut PgConnection) -> Result<(), sqlx::E
              reason text,
              at timestamptz not null default clock_timestamp()
          );
+         alter table cartulary.saga_calls add column if not exists actor text;
          create table if not exists cartulary.saga_troubles (
              saga text not null,
              id uuid not null,
@@ -105,9 +109,9 @@ pub(crate) async fn migrate(connection: &mut PgConnection) -> Result<(), sqlx::E
              primary key (saga, id)
          );",
     )
-    .execute(connection)
+    .execute(&mut *connection)
     .await?;
-    Ok(())
+    aside::migrate(connection).await
 }
 
 impl Index {
@@ -147,6 +151,7 @@ impl Index {
     /// Brings into the tables what was noted before the call.
     pub(crate) async fn store(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
         let _storing = self.storing.lock().await;
+        self.aside.store(connection).await?;
         let pending = {
             let mut now = self.pending();
             gauge!(IN_TROUBLE).set(now.in_trouble.len() as f64);

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use infra::lanes::{Advance, Lease};
+use infra::lanes::{Advance, Lease, Status};
 use sqlx::{ConnectOptions, PgConnection, PgPool};
 use tokio::sync::watch;
 
+use crate::aside;
 use crate::calls;
 use crate::following::Following;
 use crate::index::{self, Overdue};
@@ -18,15 +19,6 @@ const BACKOFF: Duration = Duration::from_secs(1);
 /// How late a timer may be before it is made up for.
 const OVERDUE: Duration = Duration::from_secs(5);
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
-
-/// How a lane is doing, for readiness.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Status {
-    /// Everything up to here is dealt with.
-    pub position: u64,
-    /// Why it can't go on, if it can't.
-    pub stopped: Option<String>,
-}
 
 pub(crate) struct Lane {
     pub sagas: Arc<Sagas>,
@@ -41,7 +33,7 @@ impl Lane {
     pub async fn run(self) {
         let mut connection = self.connection().await;
         let position = loop {
-            match self.lease.begin(&mut connection).await {
+            match self.begin(&mut connection).await {
                 Ok(Some(position)) => break position,
                 Ok(None) => return,
                 Err(error) => self.wait(&error, &mut connection).await,
@@ -56,6 +48,13 @@ impl Lane {
             () = self.save(position, &following, connection) => {}
         }
         tracing::info!(lane = self.lease.lane, "somebody else has this lane of the sagas now");
+    }
+
+    /// From where on it works, if the lane is still its own; it knows then who has to wait.
+    async fn begin(&self, connection: &mut PgConnection) -> Result<Option<u64>, sqlx::Error> {
+        let position = self.lease.begin(connection).await?;
+        self.sagas.index.aside.load(connection).await?;
+        Ok(position)
     }
 
     async fn connection(&self) -> PgConnection {
@@ -89,6 +88,9 @@ impl Lane {
             if let Err(error) = self.take_up_calls().await {
                 tracing::warn!(%error, "what was called for is done later");
             }
+            if let Err(error) = self.take_up_aside().await {
+                tracing::warn!(%error, "what is set aside is tried again later");
+            }
             let before = self.sagas.clock.now() - OVERDUE;
             let overdue = async {
                 let mut connection = self.pool.acquire().await?;
@@ -113,7 +115,7 @@ impl Lane {
     async fn take_up_calls(&self) -> Result<(), sqlx::Error> {
         let mut connection = self.pool.acquire().await?;
         for called in calls::open(&self.lease.partitions, &mut connection).await? {
-            match self.sagas.take_up(&called).await {
+            match self.sagas.take_up(&called, &mut connection).await {
                 Ok(()) => {
                     tracing::info!(order = %called.id, call = called.call, "an operator's call was taken up");
                     calls::taken_up(&called, &mut connection).await?;
@@ -126,12 +128,24 @@ impl Lane {
         Ok(())
     }
 
+    /// Tries again what other builds have set aside.
+    async fn take_up_aside(&self) -> Result<(), sqlx::Error> {
+        let mut connection = self.pool.acquire().await?;
+        self.sagas.index.aside.load(&mut connection).await?;
+        for id in aside::of_other_builds(&self.lease.partitions, &mut connection).await? {
+            if let Err(again) = self.sagas.try_aside(id, &mut connection).await {
+                tracing::warn!(%id, %again, "what is set aside is tried again later");
+            }
+        }
+        Ok(())
+    }
+
     /// Saves how far all is dealt with; ends when the lane is somebody else's.
     async fn save(&self, mut saved: u64, following: &Following, mut connection: PgConnection) {
         loop {
             tokio::time::sleep(CHECKPOINT_INTERVAL).await;
             let done = following.done();
-            let now = Status { position: done, stopped: following.stopped() };
+            let now = Status { position: done, stopped: None };
             self.status.send_if_modified(|status| std::mem::replace(status, now.clone()) != now);
             // Never behind the checkpoint: what it passes is not told again.
             if let Err(error) = self.sagas.index.store(&mut connection).await {

@@ -1,6 +1,7 @@
 //! Sagas: events in, commands out, until a checkout has come to its good or its orderly end.
 
 mod alarms;
+mod aside;
 mod calls;
 pub mod checkout;
 mod following;
@@ -25,7 +26,6 @@ mod wire_format;
 pub use checkout::Checkout;
 pub use following::Following;
 pub use index::Index;
-pub use lane::Status;
 pub use settle::Patience;
 pub use work::{Again, Sagas, Settings};
 pub use worker::Worker;

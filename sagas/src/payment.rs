@@ -6,6 +6,7 @@
 //! | payment::OutcomeUnknown, ActionRequired, UndoRefused | set a timer      |                               |
 //! | the timer of this attempt             | look up, else ask again, record |                               |
 //! | the provider's signal                 | look up, record what is news    |                               |
+//! | an operator gives it up               | payment::Abandon                |                               |
 //!
 //! Its state is the payment itself: intents are recorded there before the provider is called, and
 //! outcomes after. So it needs no stream of its own.
@@ -56,6 +57,7 @@ pub fn summary(event: &payment::Event) -> Option<Summary> {
         payment::Event::Refunded { .. } => over("refunded"),
         payment::Event::RefundFailed { .. } => over("refund_failed"),
         payment::Event::StrayUndone { .. } => over("stray_undone"),
+        payment::Event::Abandoned { .. } => over("abandoned"),
         payment::Event::CancellationRequested {}
         | payment::Event::AuthorizationAdjusted { .. }
         | payment::Event::RefundQueued { .. }
@@ -94,6 +96,7 @@ pub fn actions(input: &Input) -> Vec<Action> {
             | payment::Event::ChargedBack { .. }
             | payment::Event::ReviewRequired { .. }
             | payment::Event::StrayFound { .. }
+            | payment::Event::Abandoned { .. }
             | payment::Event::StrayUndone { .. } => Vec::new(),
         },
         Input::Event { .. } | Input::Abandoned { .. } => Vec::new(),

@@ -7,6 +7,7 @@
 //! | a payment that holds money, for no order of ours     | `orphan`     | reported; undone, if the settings say so |
 //! | a payment of ours which the provider does not have   | `absent`     | reported                                |
 //! | a request without an outcome for long                | `unresolved` | reported; it is looked up all the while  |
+//! | money that was to be given back, and a person gave that up | `given_up` | reported, as long as the provider has it |
 //!
 //! Compared is what was made at the provider in a time, and what happened to payments in the log in the same.
 //! The next time begins before the end of the last one, for what shows late. How far it has come is kept only

@@ -3,6 +3,7 @@
 pub mod story;
 
 use domain::order::Units;
+use domain::payment::Operation;
 use domain::{order, payment};
 use uuid::Uuid;
 
@@ -66,6 +67,44 @@ fn what_is_paid_and_not_shipped_is_told_and_waited_for() {
     assert_eq!(story.stage(), "shipment_overdue");
     assert_eq!(story.happens(&order_stream(), shipped(1, true)), ["cancel deadline"]);
     assert_eq!(story.stage(), "completed");
+}
+
+fn abandoned(operation: Operation, refund: Option<&str>) -> payment::Event {
+    let (refund, reason) = (refund.map(str::to_owned), "paid in cash".to_owned());
+    payment::Event::Abandoned { operation, amount: gbp(2300), refund, stray: None, reason }
+}
+
+#[test]
+fn an_authorization_that_a_person_gives_up_is_not_waited_for() {
+    let mut story = Story::held();
+    let steps = story.happens(&payment_stream(), abandoned(Operation::Authorize, None));
+    assert_eq!(steps, ["cancel deadline", "release/CUP", "release/MUG"]);
+    story.ends(released, &["reopen", "cancel abandoned"]);
+}
+
+#[test]
+fn a_capture_that_a_person_gives_up_is_asked_back_unless_the_goods_are_gone() {
+    let mut story = Story::confirmed();
+    let steps = story.happens(&payment_stream(), abandoned(Operation::Capture, None));
+    assert_eq!(steps, ["cancel deadline", "undo"]);
+    let steps = story.happens(&payment_stream(), abandoned(Operation::Void, None));
+    assert_eq!(steps, ["return/CUP 1", "return/MUG 5"]);
+    story.ends(returned, &["cancel abandoned"]);
+
+    let mut story = Story::sold_before_it_is_paid();
+    story.happens(&order_stream(), shipped(1, true));
+    assert!(story.happens(&payment_stream(), abandoned(Operation::Capture, None)).is_empty());
+    assert_eq!(story.stage(), "capture_stuck");
+}
+
+#[test]
+fn a_refund_that_a_person_gives_up_has_failed_for_the_order() {
+    let mut story = Story::captured();
+    let (refund_id, amount) = (Uuid::from_u128(5), gbp(100));
+    let asked = order::Event::RefundRequested { refund_id, amount, reason: String::new() };
+    assert_eq!(story.happens(&order_stream(), asked), ["refund"]);
+    let given_up = abandoned(Operation::Refund, Some(&format!("refund:{refund_id}")));
+    assert_eq!(story.happens(&payment_stream(), given_up), ["fail_refund"]);
 }
 
 #[test]

@@ -2,13 +2,17 @@
 
 use chrono::{DateTime, Utc};
 use domain::commit::RecordedEvent;
-use domain::{Commit, OrderId, StreamId};
+use domain::payment::Payment;
+use domain::{Aggregate, Commit, OrderId, StreamId};
 use infra::log::{EventLog, ReadError};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sqlx::{FromRow, PgPool};
 use utoipa::ToSchema;
 use uuid::Uuid;
+
+use crate::calls;
+pub use crate::work::Kind;
 
 /// After this time in one stage without a timer, a saga is looked at.
 const LONG_S: f64 = 15.0 * 60.0;
@@ -22,7 +26,7 @@ const LOOK_UPS: i32 = 5;
 /// Sagas that are under way, by stage.
 #[derive(Debug, Serialize, Deserialize, FromRow, ToSchema)]
 pub struct Stage {
-    /// `checkout` or `payment`.
+    /// `checkout` or `payment`; `order`, where something can't be read and all that happens to the order waits.
     pub saga: String,
     /// What they wait for.
     pub stage: String,
@@ -36,9 +40,9 @@ pub struct Stage {
 /// A saga that is under way.
 #[derive(Debug, Serialize, Deserialize, FromRow, ToSchema)]
 pub struct Open {
-    /// `checkout` or `payment`.
+    /// `checkout` or `payment`; `order`, where something can't be read and all that happens to the order waits.
     pub saga: String,
-    /// The order's id.
+    /// The order's id; or one that stands for a stream, where nobody can say which order it is about.
     pub id: Uuid,
     pub stage: String,
     /// Why it goes backwards, if it does.
@@ -67,7 +71,8 @@ pub struct Story {
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Step {
     pub position: u64,
-    pub at: DateTime<Utc>,
+    /// Nothing, where it can't be read.
+    pub at: Option<DateTime<Utc>>,
     /// `checkout`, `payment` or `order`.
     pub stream: String,
     #[serde(rename = "type")]
@@ -76,6 +81,8 @@ pub struct Step {
     pub is_undo: bool,
     #[schema(value_type = Object)]
     pub data: Value,
+    /// Who it was: `saga:checkout`, `saga:payment`, `reconciliation`, `operator` with a name behind it, if one was given.
+    pub actor: String,
     /// The event or command that led to it.
     pub causation: Option<Uuid>,
 }
@@ -92,6 +99,12 @@ const FROM: &str =
 const OPEN: &str = "s.saga, s.id, s.stage, s.reason, s.since, s.deadline,
     coalesce(t.attempts, nullif(s.generation, 0)::bigint) as attempts, t.error";
 
+/// What is set aside, in the form of the above.
+const ASIDE: &str = "select 'order', id, 'set_aside', null, min(at), null::timestamptz, null::bigint,
+    format('%s at position %s: %s; %s wait behind it', (array_agg(stream order by position))[1], min(position),
+           coalesce((array_agg(reason order by position))[1], 'it can be read now'), count(*) - 1)
+    from cartulary.saga_letters";
+
 /// How many sagas are under way, and where.
 ///
 /// # Errors
@@ -100,7 +113,11 @@ pub async fn stages(pool: &PgPool) -> Result<Vec<Stage>, sqlx::Error> {
     let query = format!(
         "select s.saga, s.stage, count(*) as sagas, min(s.since) as oldest_since,
                 count(*) filter (where {STUCK}) as stuck
-         from {FROM} where not s.is_over group by 1, 2 order by 1, 2"
+         from {FROM} where not s.is_over group by 1, 2
+         union all
+         select 'order', 'set_aside', count(distinct id), min(at), count(distinct id)
+         from cartulary.saga_letters having count(*) > 0
+         order by 1, 2"
     );
     stuck_if(sqlx::query_as(sqlx::AssertSqlSafe(query))).fetch_all(pool).await
 }
@@ -110,8 +127,9 @@ pub async fn stages(pool: &PgPool) -> Result<Vec<Stage>, sqlx::Error> {
 /// # Errors
 /// Postgres does not answer.
 pub async fn stuck(pool: &PgPool, most: u32) -> Result<Vec<Open>, sqlx::Error> {
-    let query =
-        format!("select {OPEN} from {FROM} where not s.is_over and {STUCK} order by s.since, s.id limit $4");
+    let query = format!(
+        "select {OPEN} from {FROM} where not s.is_over and {STUCK} union all {ASIDE} group by id order by since, id limit $4"
+    );
     stuck_if(sqlx::query_as(sqlx::AssertSqlSafe(query))).bind(i64::from(most)).fetch_all(pool).await
 }
 
@@ -134,30 +152,65 @@ pub enum Error {
 /// # Errors
 /// Postgres or the log does not answer.
 pub async fn show(pool: &PgPool, log: &dyn EventLog, id: OrderId) -> Result<Option<Story>, Error> {
-    let query = format!("select {OPEN} from {FROM} where s.id = $1 order by s.saga");
+    let query = format!(
+        "select {OPEN} from {FROM} where s.id = $1 union all {ASIDE} where id = $1 group by id order by saga"
+    );
     let sagas = sqlx::query_as(sqlx::AssertSqlSafe(query)).bind(id.0).fetch_all(pool).await?;
     let mut steps = Vec::new();
     for category in [crate::checkout::NAME, domain::payment::CATEGORY, domain::order::CATEGORY] {
         let stream: StreamId = format!("{category}/{id}").parse().map_err(|error| {
             sqlx::Error::Decode(format!("{category}/{id} names no stream: {error}").into())
         })?;
-        for stored in log.load(&stream, 0).await? {
-            steps.extend(steps_of(stored.sequence, category, &stored.commit));
-        }
+        steps.extend(steps_in(log, &stream, category).await?);
     }
     steps.sort_by_key(|step| step.position);
     mark_undo(&mut steps);
-    Ok((!steps.is_empty()).then_some(Story { id: id.0, sagas, steps }))
+    let is_known = !steps.is_empty() || !sagas.is_empty();
+    Ok(is_known.then_some(Story { id: id.0, sagas, steps }))
+}
+
+/// What is in the stream, up to what can't be read.
+async fn steps_in(log: &dyn EventLog, stream: &StreamId, name: &str) -> Result<Vec<Step>, Error> {
+    let mut steps = Vec::new();
+    let mut after = 0;
+    loop {
+        match log.load_page(stream, after, 1).await {
+            Ok(page) => {
+                for stored in &page.commits {
+                    after = stored.sequence;
+                    steps.extend(steps_of(stored.sequence, name, &stored.commit));
+                }
+                if !page.more {
+                    return Ok(steps);
+                }
+            }
+            Err(ReadError::Unreadable { sequence, source, .. }) => {
+                steps.push(Step {
+                    position: sequence,
+                    at: None,
+                    stream: name.to_owned(),
+                    kind: format!("(not readable: {source})"),
+                    is_undo: false,
+                    data: Value::Null,
+                    actor: String::new(),
+                    causation: None,
+                });
+                return Ok(steps);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 fn steps_of<'c>(position: u64, stream: &'c str, commit: &'c Commit) -> impl Iterator<Item = Step> + 'c {
     commit.events.iter().map(move |RecordedEvent { kind, occurred_at, data, .. }| Step {
         position,
-        at: *occurred_at,
+        at: Some(*occurred_at),
         stream: stream.to_owned(),
         kind: kind.clone(),
         is_undo: false,
         data: serde_json::from_str(data.get()).unwrap_or(Value::Null),
+        actor: commit.actor.clone(),
         causation: commit.causation,
     })
 }
@@ -171,13 +224,33 @@ fn mark_undo(steps: &mut [Step]) {
     }
 }
 
+/// Whether the order's payment has asked the provider for something that it was not answered yet.
+///
+/// # Errors
+/// The log does not answer, or holds what this build can't read.
+pub async fn is_owed(log: &dyn EventLog, id: OrderId) -> Result<bool, ReadError> {
+    let mut payment = Payment::default();
+    for stored in log.load(&StreamId::of::<Payment>(id), 0).await? {
+        for recorded in &stored.commit.events {
+            let event = recorded.decode().map_err(|source| ReadError::Unreadable {
+                sequence: stored.sequence,
+                stream: Some(stored.commit.stream.clone()),
+                body: stored.body.clone(),
+                source,
+            })?;
+            payment.evolve(&event);
+        }
+    }
+    Ok(payment.open_request(id).is_some())
+}
+
 /// What an operator wants done with a saga.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Call {
     /// What it waits for, now.
     Retry,
-    /// Whatever it has done so far, taken back.
-    Abandon { reason: String },
+    /// Whatever the checkout has done so far, taken back; or what is asked of the payment's provider, given up.
+    Abandon { saga: Kind, reason: String, by: Option<String> },
 }
 
 /// Asks for it; whichever process has the saga's lane does it in a moment.
@@ -185,18 +258,22 @@ pub enum Call {
 /// # Errors
 /// Postgres does not answer.
 pub async fn call(pool: &PgPool, id: OrderId, call: &Call) -> Result<(), sqlx::Error> {
-    let (what, reason) = match call {
-        Call::Retry => ("retry", None),
-        Call::Abandon { reason } => ("abandon", Some(reason.as_str())),
+    let (what, reason, by) = match call {
+        Call::Retry => (calls::RETRY_NOW, None, &None),
+        Call::Abandon { saga: Kind::Checkout, reason, by } => (calls::ABANDON, Some(reason), by),
+        Call::Abandon { saga: Kind::Payment, reason, by } => (calls::ABANDON_PAYMENT, Some(reason), by),
     };
+    let actor = by.as_ref().map(|by| format!("{}:{by}", calls::OPERATOR));
     sqlx::query(
-        "insert into cartulary.saga_calls (id, partition, call, reason) values ($1, $2, $3, $4)
-         on conflict (id) do update set call = excluded.call, reason = excluded.reason, at = excluded.at",
+        "insert into cartulary.saga_calls (id, partition, call, reason, actor) values ($1, $2, $3, $4, $5)
+         on conflict (id) do update set
+             call = excluded.call, reason = excluded.reason, actor = excluded.actor, at = excluded.at",
     )
     .bind(id.0)
     .bind(id.partition().cast_signed())
     .bind(what)
     .bind(reason)
+    .bind(actor)
     .execute(pool)
     .await?;
     Ok(())

@@ -10,12 +10,15 @@ use infra::clock::Clock;
 use infra::execute::{self, Executed, Executor, Executors, Loaded, Request};
 use infra::fail_points;
 use infra::feed::Feed;
-use infra::log::Unavailable;
+use infra::log::{ReadError, Unavailable};
 use infra::payment::{NoAnswer, Providers, Wanted, signal, signal_about};
 use infra::timers::{Fired, Timer, Timers};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::alarms;
+use crate::aside::Letter;
 use crate::checkout::{self, Checkout, Limits, Told};
 use crate::index::Index;
 use crate::payment as payment_saga;
@@ -31,6 +34,9 @@ const OBSERVED_AGAIN_AFTER: Duration = Duration::from_secs(30);
 
 /// Actions for one input at a time.
 const ACTIONS_MAX: usize = 64;
+
+/// When a timer of an order that is set aside comes again.
+const ASIDE_AGAIN_AFTER: Duration = Duration::from_secs(30);
 
 /// After so many attempts at a step, operators are told.
 const TROUBLE: u32 = 3;
@@ -54,18 +60,22 @@ pub struct Sagas {
     pub index: Index,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Kind {
+/// The sagas that there are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[schema(as = Saga)]
+pub enum Kind {
+    #[default]
     Checkout,
     Payment,
 }
 
 impl Kind {
-    pub fn named(name: &str) -> Option<Self> {
+    pub(crate) fn named(name: &str) -> Option<Self> {
         [Self::Checkout, Self::Payment].into_iter().find(|kind| kind.name() == name)
     }
 
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Checkout => checkout::NAME,
             Self::Payment => payment_saga::NAME,
@@ -86,41 +96,64 @@ pub(crate) struct Work {
     pub position: Option<u64>,
     /// Nobody can have dealt with it before.
     pub is_first: bool,
+    /// Who called for it, if somebody did.
+    pub by: Option<String>,
 }
 
 /// The world said no, or not now: to be tried again.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Again(String);
+pub enum Again {
+    #[error("{0}")]
+    Unavailable(String),
+    /// Only another build helps.
+    #[error("{0}")]
+    Unreadable(String),
+}
 
 impl Again {
     pub(crate) fn because(error: impl std::error::Error) -> Self {
-        Self(error.to_string())
+        Self::Unavailable(error.to_string())
     }
 }
 
 impl From<Unavailable> for Again {
     fn from(error: Unavailable) -> Self {
-        Self(error.to_string())
+        Self::because(error)
+    }
+}
+
+impl From<ReadError> for Again {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Unavailable(error) => Self::because(error),
+            ReadError::Unreadable { .. } => Self::Unreadable(error.to_string()),
+        }
     }
 }
 
 impl<E: std::error::Error> From<execute::Error<E>> for Again {
     fn from(error: execute::Error<E>) -> Self {
-        Self(error.to_string())
+        match error {
+            execute::Error::Unreadable(reason) => Self::Unreadable(reason),
+            error => Self::because(error),
+        }
     }
 }
 
 impl Sagas {
-    /// Deals with one input, as often as it takes; a firing that it comes from is told so.
+    /// Deals with one input, as often as it takes, or sets it aside; a firing that it comes from is told so.
     pub(crate) async fn deal_with(&self, mut work: Work, fired: Option<&Fired>) {
         let (mut backoff, mut attempts) = (BACKOFF_MIN, 0);
-        while let Err(again) = self.try_to_deal_with(&work).await {
+        while let Err(again) = self.deal_or_wait(&work).await {
+            if let (Again::Unreadable(reason), Some(position)) = (&again, work.position) {
+                self.set_aside(work.letter(position, Some(reason.clone())));
+                break;
+            }
             work.is_first = false;
             tracing::warn!(saga = work.kind.name(), order = %work.order_id, %again, "a step will be tried again");
             attempts += 1;
             if attempts >= TROUBLE {
-                self.index.trouble(work.kind, work.order_id, attempts, &again.0);
+                self.index.trouble(work.kind, work.order_id, attempts, &again.to_string());
             }
             if let Some(fired) = fired {
                 fired.still_at_it().await;
@@ -129,6 +162,30 @@ impl Sagas {
             backoff = (backoff * 2).min(BACKOFF_MAX);
         }
         self.index.out_of_trouble(work.kind, work.order_id);
+    }
+
+    /// Deals with the input, unless it has to wait for a build that can read what happened before it.
+    pub(crate) async fn deal_or_wait(&self, work: &Work) -> Result<(), Again> {
+        if !self.index.aside.holds(work.order_id.0) {
+            return self.try_to_deal_with(work).await;
+        }
+        match (&work.input, work.position) {
+            (_, Some(position)) => self.set_aside(work.letter(position, None)),
+            (Input::Timer { name, generation }, None) => {
+                let (saga, id) = (work.kind.name().to_owned(), work.order_id.to_string());
+                let at = self.clock.now() + ASIDE_AGAIN_AFTER;
+                self.timers.set(&Timer { saga, id, name: name.clone(), generation: *generation, at }).await?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    pub(crate) fn set_aside(&self, letter: Letter) {
+        let (id, position, reason) = (letter.key.id, letter.position, letter.reason.clone());
+        if let (true, Some(reason)) = (self.index.aside.add(letter), reason) {
+            alarms::set_aside(id, position, &reason);
+        }
     }
 
     /// React, record, act: in this order, so that a crash in between repeats and loses nothing.
@@ -152,7 +209,7 @@ impl Sagas {
                     return Ok(());
                 }
                 let loaded = self.checkouts.load_since(work.order_id, recorded.sequence).await;
-                let Loaded { state, version, .. } = loaded.map_err(Again::because)?;
+                let Loaded { state, version, .. } = loaded?;
                 if let Some(summary) = state.summary() {
                     self.index.note(work.kind, work.order_id, version, summary);
                 }
@@ -208,10 +265,9 @@ impl Sagas {
         let payments = &self.executors.payments;
         let payment = match work.position {
             // As it was when it was asked for: whoever has an answer since asked under the same key.
-            Some(position) => payments.load_since(work.order_id, position).await,
-            None => payments.load(work.order_id).await,
+            Some(position) => payments.load_since(work.order_id, position).await?,
+            None => payments.load(work.order_id).await?,
         };
-        let payment = payment.map_err(Again::because)?;
         let Some(request) = payment.state.open_request(work.order_id) else { return Ok(()) };
         if generation.is_some_and(|generation| generation != request.open.attempt) {
             return Ok(());
@@ -226,7 +282,7 @@ impl Sagas {
 
     /// A provider that does not answer now is asked later: nothing else waits for that.
     async fn observe_payment(&self, work: &Work, meant: Option<&str>) -> Result<(), Again> {
-        let payment = self.executors.payments.load(work.order_id).await.map_err(Again::because)?.state;
+        let payment = self.executors.payments.load(work.order_id).await?.state;
         let Some(method) = payment.method() else { return Ok(()) };
         let reference = meant.or(payment.provider_reference());
         let wanted = Wanted { order_id: work.order_id, reference, since: settle::since(payment.asked_at()) };
@@ -274,6 +330,10 @@ fn contents(command: &payment::Command) -> String {
 }
 
 impl Work {
+    fn letter(&self, position: u64, reason: Option<String>) -> Letter {
+        Letter { key: self.order_id.into(), position, stream: self.input_name(), reason }
+    }
+
     fn input_name(&self) -> String {
         match &self.input {
             Input::Event { stream, .. } => stream.to_string(),
@@ -288,7 +348,7 @@ impl Work {
         Request {
             command_id: CommandId(self.cause).step(&format!("{saga}/{step}")),
             hash: Hash::of(format!("{saga}/{asked}").as_bytes()),
-            actor: format!("saga:{saga}"),
+            actor: self.by.clone().unwrap_or_else(|| format!("saga:{saga}")),
             correlation: self.correlation,
             causation: Some(self.cause),
             trace_parent: None,

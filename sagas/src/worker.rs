@@ -1,19 +1,18 @@
 //! A process's share of the sagas: which lanes it has, a task for each, and the timers that fire.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use domain::OrderId;
 use futures_util::StreamExt;
-use infra::lanes::{self, Tasks};
+use infra::lanes::{self, Status, Tasks, Working};
 use infra::timers::{Fired, JetStreamTimers, Timer};
 use sqlx::{Connection, PgPool};
 use tokio::sync::watch;
 
 use crate::following::due;
 use crate::index;
-use crate::lane::{Lane, Status};
+use crate::lane::Lane;
 use crate::queues::Queues;
 use crate::reconcile;
 use crate::work::{Kind, Sagas, Work};
@@ -27,8 +26,7 @@ const LANES: u64 = 8;
 /// Timers in hand at a time.
 const FIRED_MAX: usize = 1_024;
 
-/// How often it says that it lives.
-const SHARE_INTERVAL: Duration = Duration::from_secs(1);
+const BACKOFF: Duration = Duration::from_secs(1);
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Works on its share of the sagas.
@@ -36,21 +34,19 @@ pub struct Worker {
     sagas: Arc<Sagas>,
     pool: PgPool,
     timers: JetStreamTimers,
-    statuses: Mutex<Option<BTreeMap<i32, watch::Receiver<Status>>>>,
+    lanes: Working,
 }
 
 impl Worker {
     #[must_use]
     pub fn new(sagas: Sagas, pool: PgPool, timers: JetStreamTimers) -> Self {
-        Self { sagas: Arc::new(sagas), pool, timers, statuses: Mutex::default() }
+        Self { sagas: Arc::new(sagas), pool, timers, lanes: Working::new(READER) }
     }
 
     /// How the lanes are doing that this process works on, by number; nothing before it knows which these are.
     #[must_use]
     pub fn statuses(&self) -> Option<Vec<(i32, Status)>> {
-        let statuses = self.statuses.lock().unwrap_or_else(PoisonError::into_inner);
-        let statuses = statuses.as_ref()?.iter();
-        Some(statuses.map(|(lane, status)| (*lane, status.borrow().clone())).collect())
+        self.lanes.statuses()
     }
 
     /// Works until it is told to stop; then gives its lanes back, for others to take at once. If it is
@@ -73,19 +69,13 @@ impl Worker {
     async fn work(&self, worker: &mut lanes::Worker, tasks: &mut Tasks) {
         while let Err(error) = self.set_up().await {
             tracing::warn!(%error, "the sagas wait for the database");
-            tokio::time::sleep(SHARE_INTERVAL).await;
+            tokio::time::sleep(BACKOFF).await;
         }
-        loop {
-            let pause = match self.share(worker, tasks).await {
-                Ok(()) if worker.is_leaving() => RETRY_INTERVAL,
-                Ok(()) => SHARE_INTERVAL,
-                Err(error) => {
-                    tracing::warn!(%error, "waiting for the database to share the sagas' lanes");
-                    RETRY_INTERVAL
-                }
-            };
-            tokio::time::sleep(pause).await;
-        }
+        let begin = |lease, status| {
+            let (sagas, pool) = (self.sagas.clone(), self.pool.clone());
+            Lane { sagas, lease, pool, status }.run()
+        };
+        self.lanes.run(worker, tasks, begin).await;
     }
 
     /// Begins when there is something to share, for then there are the tables.
@@ -107,26 +97,6 @@ impl Worker {
         transaction.commit().await?;
         self.sagas.index.load(&mut connection).await?;
         lanes::resize(&mut connection, READER, LANES).await
-    }
-
-    /// Finds out which lanes are its own now, begins what is new, and ends what is not its own any more.
-    async fn share(&self, worker: &mut lanes::Worker, tasks: &mut Tasks) -> Result<(), sqlx::Error> {
-        let leases = worker.share(&[READER.to_owned()]).await?;
-        tasks.keep(&leases);
-        let mut statuses = self.statuses.lock().unwrap_or_else(PoisonError::into_inner);
-        let statuses = statuses.get_or_insert_default();
-        statuses.retain(|lane, _| tasks.has(READER, *lane));
-        for lease in leases {
-            let number = lease.lane;
-            if !tasks.has(READER, number) {
-                let (sender, status) = watch::channel(Status::default());
-                let (sagas, pool) = (self.sagas.clone(), self.pool.clone());
-                let lane = Lane { sagas, lease: lease.clone(), pool, status: sender };
-                tasks.begin(lease, lane.run());
-                statuses.insert(number, status);
-            }
-        }
-        Ok(())
     }
 
     /// Timers go to whatever process asks first, whoever has the saga's lane: each input is decided on the

@@ -8,13 +8,14 @@ use axum::http::StatusCode;
 use domain::OrderId;
 use infra::http::{JsonBody, Path, Problem, Query};
 use projections::Builds;
-use sagas::status::{self, Call, Open, Stage, Story};
+use sagas::status::{self, Call, Kind, Open, Stage, Story};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 const REASON_CHARS_MAX: usize = 500;
+const BY_CHARS_MAX: usize = 100;
 const LIMIT_DEFAULT: u32 = 100;
 const LIMIT_MAX: u32 = 1_000;
 
@@ -36,12 +37,19 @@ struct StuckQuery {
     limit: Option<u32>,
 }
 
-/// Why a checkout is to be given up.
+/// What is to be given up, and why.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AbandonBody {
+    /// `checkout`, as without: whatever it has done so far is taken back. `payment`: what the provider is asked for
+    /// and does not answer, or refuses for ever, is not asked for any more, and nothing else.
+    #[serde(default)]
+    pub saga: Kind,
     /// 1 to 500 characters; it is recorded in the log.
     pub reason: String,
+    /// Who says so, in 1 to 100 characters; recorded with it. Nobody checks it.
+    #[serde(default)]
+    pub by: Option<String>,
 }
 
 /// Whether what was called for is taken up.
@@ -73,7 +81,7 @@ async fn stages(State(builds): State<Arc<Builds>>) -> Result<Json<Stages>, Probl
     Ok(Json(Stages { data }))
 }
 
-/// Sagas that something is wrong with
+/// Sagas that something is wrong with, and orders that are set aside
 #[utoipa::path(get, path = "/admin/sagas/stuck", tag = "sagas", params(StuckQuery), responses(
     (status = 200, description = "What each waits for, and what went wrong", body = Stuck),
     (status = 400, description = "`invalid_parameter`", body = Problem),
@@ -117,7 +125,7 @@ async fn calling(
     Ok(Json(Calling { is_called }))
 }
 
-/// Do what an order's sagas wait for now: the last step again, and the look-up of an unknown outcome
+/// Do what an order's sagas wait for now: what was set aside, the last step again, and the look-up of an unknown outcome
 #[utoipa::path(post, path = "/admin/sagas/{id}/retry", tag = "sagas", params(("id" = uuid::Uuid, Path)),
     responses(
     (status = 202, description = "It is done in a moment", body = Calling),
@@ -130,22 +138,32 @@ async fn retry(
     call(&builds, id, &Call::Retry).await
 }
 
-/// Give a checkout up: whatever it has done so far is taken back
+/// Give a checkout up, or what is asked of its payment's provider
+///
+/// Giving a payment's request up says nothing of what became of it: what the provider states later is recorded as
+/// ever. Money that it then holds, and that nobody wants any more, is given back.
 #[utoipa::path(post, path = "/admin/sagas/{id}/abandon", tag = "sagas", params(("id" = uuid::Uuid, Path)),
     request_body = AbandonBody, responses(
     (status = 202, description = "It is begun in a moment", body = Calling),
     (status = 404, description = "`saga_not_found`", body = Problem),
+    (status = 409, description = "`nothing_owed`: the payment waits for nothing that could be given up", body = Problem),
     (status = 422, description = "`invalid`: no reason is given", body = Problem),
     (status = 503, description = "`unavailable`", body = Problem)))]
 async fn abandon(
     State(builds): State<Arc<Builds>>,
     Path(id): Path<OrderId>,
-    JsonBody(AbandonBody { reason }): JsonBody<AbandonBody>,
+    JsonBody(AbandonBody { saga, reason, by }): JsonBody<AbandonBody>,
 ) -> Result<(StatusCode, Json<Calling>), Problem> {
     let mut checks = domain::text::Checks::default();
     checks.line("/reason", &reason, REASON_CHARS_MAX);
+    by.iter().for_each(|by| checks.line("/by", by, BY_CHARS_MAX));
     checks.finish().map_err(Problem::invalid)?;
-    call(&builds, id, &Call::Abandon { reason }).await
+    story(&builds, id).await?;
+    if saga == Kind::Payment && !status::is_owed(builds.log().as_ref(), id).await.map_err(unavailable)? {
+        let detail = "the payment waits for nothing that could be given up";
+        return Err(Problem::new(StatusCode::CONFLICT, "nothing_owed", detail));
+    }
+    call(&builds, id, &Call::Abandon { saga, reason, by }).await
 }
 
 async fn call(builds: &Builds, id: OrderId, call: &Call) -> Result<(StatusCode, Json<Calling>), Problem> {

@@ -124,7 +124,7 @@ async fn list(State(endpoints): State<Endpoints>) -> Result<Json<EndpointList>, 
 /// Register an endpoint: it is sent what happens from now on
 #[utoipa::path(post, path = "/admin/webhooks", tag = "webhooks", request_body = EndpointBody, responses(
     (status = 201, description = "With its secret, which is shown this once", body = WithSecret),
-    (status = 409, description = "`refused`: there are 100", body = Problem),
+    (status = 409, description = "`refused`: there are 100, or this process has no key to seal its secret with", body = Problem),
     (status = 422, description = "`invalid`: the URL, or a type", body = Problem),
     (status = 503, description = "`unavailable`", body = Problem)))]
 async fn add(
@@ -176,6 +176,7 @@ async fn resume(State(endpoints): State<Endpoints>, Path(id): Path<Uuid>) -> Res
 #[utoipa::path(post, path = "/admin/webhooks/{id}/rotate-secret", tag = "webhooks", params(("id" = Uuid, Path)),
     request_body = RotateBody, responses(
     (status = 200, description = "The new secret, which is shown this once", body = WithSecret),
+    (status = 409, description = "`refused`: this process has no key to seal it with", body = Problem),
     (status = 404, description = "`endpoint_not_found`", body = Problem),
     (status = 503, description = "`unavailable`", body = Problem)))]
 async fn rotate(

@@ -85,7 +85,8 @@ pub enum SagasWhat {
     /// How many are under way, and what they wait for.
     Status,
     /// Those that something is wrong with: a step that fails, a timer that is late, an outcome that
-    /// stays unknown, no word for a quarter of an hour. Exits with 1 if there are any.
+    /// stays unknown, no word for a quarter of an hour; and what is set aside because this build can't
+    /// read it. Exits with 1 if there are any.
     Stuck {
         /// Those that have waited longest, at most so many.
         #[arg(long, default_value_t = 100)]
@@ -96,18 +97,27 @@ pub enum SagasWhat {
         /// The order's id.
         id: Uuid,
     },
-    /// Do now what they wait for: the last step again, and the look-up of an unknown outcome.
+    /// Do now what they wait for: what was set aside, the last step again, and the look-up of an unknown
+    /// outcome.
     Retry {
-        /// The order's id.
+        /// The order's id, or the one that `stuck` shows.
         id: Uuid,
     },
-    /// Give a checkout up: whatever it has done is taken back, money first.
+    /// Give a checkout up: whatever it has done is taken back, money first. Or, with --payment, only what
+    /// the payment's provider is asked for and never answers, or refuses for ever: it is not asked any
+    /// more, and what it states later is recorded as ever.
     Abandon {
         /// The order's id.
         id: Uuid,
+        /// Only what the payment's provider is asked for.
+        #[arg(long)]
+        payment: bool,
         /// Why; it is recorded in the log.
         #[arg(long)]
         reason: String,
+        /// Who says so; it is recorded with it.
+        #[arg(long, env = "USER", hide_env_values = true)]
+        by: Option<String>,
     },
     /// Compare payments with the providers' books now, record what was missed, have second payments undone, and
     /// show what somebody has to look at. Exits with 1 if there is any of that.

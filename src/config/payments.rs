@@ -3,10 +3,15 @@
 use std::time::Duration;
 
 use clap::Args;
-use infra::payment::{Limits, Secret, stripe};
+use infra::payment::{Limits, stripe};
+use infra::secret::Secret;
 
 #[derive(Debug, Clone, Args)]
 pub struct Payments {
+    /// Take the sandbox's payment tokens, which move no money: whoever says tok_approve has paid. To try things
+    /// out, and never where goods are shipped [default: true in `dev`, else false]
+    #[arg(long, env = "CARTULARY_SANDBOX", value_name = "BOOL")]
+    pub sandbox: Option<bool>,
     /// Secret key of Stripe's API; without, there is no payment method stripe.
     #[arg(long, env = "CARTULARY_STRIPE_API_KEY", hide_env_values = true)]
     pub stripe_api_key: Option<Secret>,

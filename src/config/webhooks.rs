@@ -3,11 +3,24 @@
 use std::time::Duration;
 
 use clap::Args;
+use infra::secret::Secret;
 
 use super::whole;
 
 #[derive(Debug, Clone, Args)]
 pub struct WebhookSettings {
+    /// Key that the secrets of webhooks are sealed with in the database: 64 hexadecimal digits, as `openssl rand
+    /// -hex 32` makes them. The same for all processes with an admin API; without, no endpoint can be added. To
+    /// replace it, put the new one before it, with a comma between them; after the next start, which seals anew,
+    /// the old one is not needed any more [default: in `dev`, one that is made in the data folder]
+    #[arg(
+        long = "webhooks-key",
+        env = "CARTULARY_WEBHOOKS_KEY",
+        hide_env_values = true,
+        value_delimiter = ',',
+        value_name = "KEY"
+    )]
+    pub keys: Vec<Secret>,
     /// Let webhooks go to this machine, also without TLS [default: true in `dev`, else false]
     #[arg(long = "webhooks-to-loopback", env = "CARTULARY_WEBHOOKS_TO_LOOPBACK", value_name = "BOOL")]
     pub to_loopback: Option<bool>,
@@ -44,9 +57,17 @@ impl WebhookSettings {
         webhooks::Rules { loopback: self.to_loopback.unwrap_or(false), private: self.to_private }
     }
 
-    pub fn settings(&self) -> webhooks::Settings {
+    /// # Errors
+    /// One of them is none.
+    pub fn keys(&self) -> Result<webhooks::Keys, webhooks::sealing::NoKey> {
+        let keys: Result<_, _> = self.keys.iter().map(|key| key.reveal().parse()).collect();
+        keys.map(webhooks::Keys::new)
+    }
+
+    pub fn settings(&self, keys: webhooks::Keys) -> webhooks::Settings {
         webhooks::Settings {
             rules: self.rules(),
+            keys,
             in_flight_max: u32::try_from(self.in_flight_max).unwrap_or(u32::MAX),
             time_limit: Duration::from_millis(self.time_limit_ms),
             retry_first: Duration::from_millis(self.retry_first_ms),

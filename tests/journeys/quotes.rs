@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::checkout::{ledger, order_with_payment};
-use crate::support::Folder;
 use crate::support::customer::Answer;
 use crate::support::shop::{PROGRAM, Shop, checkout, shared};
+use crate::support::{Folder, eventually};
 
 fn gbp(amount: i64) -> Value {
     json!({"amount": amount, "currency": "GBP"})
@@ -46,7 +46,7 @@ async fn paid(shop: &Shop, answer: &Answer, total: i64) -> Value {
     shown
 }
 
-fn terms(quote_holds_s: u32, express: u32) -> String {
+pub(super) fn terms(quote_holds_s: u32, express: u32) -> String {
     format!(
         "quote_holds_s = {quote_holds_s}
          tax = [{{ country = 'GB', name = 'VAT', rate = '20', included = false, on_shipping = true }}]
@@ -59,7 +59,7 @@ fn terms(quote_holds_s: u32, express: u32) -> String {
 }
 
 /// A shop with these terms, on what the folder holds.
-async fn shop_with_terms(folder: Folder, terms: &str) -> Shop {
+pub(super) async fn shop_with_terms(folder: Folder, terms: &str) -> Shop {
     let path = folder.path().join("terms.toml");
     std::fs::write(&path, terms).expect("written");
     Shop::start_with(folder, &["--no-seed", "--terms", path.to_str().expect("UTF-8")]).await
@@ -95,6 +95,12 @@ async fn f09_an_expired_quote_is_refused_and_the_new_total_accepted() {
     let cart = shop.cart(&sku, 2).await;
     let quote = shop.quote(&cart, "express").await;
     assert_eq!(quote["totals"]["total"], gbp(3600), "25.00 and 5.00, and 20 % of both");
+    let shown = eventually("the quote is shown", async || {
+        let shown = shop.get(&format!("/v1/carts/{cart}")).await.body["quote"].clone();
+        shown.is_object().then_some(shown)
+    })
+    .await;
+    assert_eq!((&shown["holds"], &shown["reason"]), (&json!(false), &json!("quote_expired")));
     shop.set_price(&sku, 2000).await;
     let late = check_out(&shop, &cart, json!({"quote_id": quote["quote_id"]})).await;
     let problem = changed(late, "quote_expired", 5400);
@@ -102,6 +108,39 @@ async fn f09_an_expired_quote_is_refused_and_the_new_total_accepted() {
     let bought = check_out(&shop, &cart, json!({"expected_total": problem["total"]})).await;
     let order = paid(&shop, &bought, 5400).await;
     assert_eq!(order["tax"], json!({"name": "VAT", "rate": "20", "amount": gbp(900), "included": false}));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cart_shows_its_last_quote_and_whether_it_holds() {
+    let shop = shared().await;
+    let skus = [shop.product("shown", 5).await, shop.product("beside", 5).await];
+    let cart = shop.cart(&skus[0], 2).await;
+    let path = format!("/v1/carts/{cart}");
+    assert_eq!(shop.get(&path).await.body["quote"], Value::Null);
+    let shown = async |position| shop.get_at(&path, position).await.body["quote"].clone();
+    let set = async |sku: &str, quantity: u32| {
+        shop.put(&format!("{path}/lines/{sku}"), &json!({"quantity": quantity})).await.position()
+    };
+    let quoted = shop.post(&format!("{path}/quote"), &json!({"country": "GB"})).await;
+    let holds = shown(quoted.position()).await;
+    for field in ["quote_id", "expires_at", "country", "region", "totals"] {
+        assert_eq!(holds[field], quoted.body[field], "{field}");
+    }
+    assert_eq!((&holds["holds"], &holds["reason"]), (&json!(true), &Value::Null));
+    shop.set_price(&skus[0], 2000).await;
+    assert_eq!(shown(set(&skus[0], 2).await).await, holds, "asked for again, nothing is another");
+    for (sku, quantity) in [(&skus[0], 3), (&skus[0], 2)] {
+        let changed = shown(set(sku, quantity).await).await;
+        assert_eq!((&changed["holds"], &changed["reason"]), (&json!(false), &json!("lines_changed")));
+    }
+    for (sku, quantity) in [(&skus[1], 1), (&skus[1], 0)] {
+        let quoted = shop.post(&format!("{path}/quote"), &json!({"country": "GB"})).await;
+        assert_eq!(shown(quoted.position()).await["holds"], true);
+        assert_eq!(shown(set(sku, quantity).await).await["reason"], "lines_changed");
+    }
+    shop.post(&format!("{path}/quote"), &json!({"country": "GB"})).await;
+    let withdrawn = shop.post(&format!("/v1/products/{}/withdraw", skus[0]), &json!({})).await;
+    assert_eq!(shown(withdrawn.position()).await["reason"], "not_for_sale");
 }
 
 #[tokio::test(flavor = "multi_thread")]

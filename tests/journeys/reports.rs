@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
+use super::quotes::{shop_with_terms, terms};
 use crate::support::shop::{Shop, shared};
 use crate::support::{Folder, eventually};
 
@@ -20,7 +21,7 @@ async fn sales_count_when_they_happen_and_what_is_given_back_does_too() {
         let body = shop.get("/v1/reports/sales?by=country").await.body;
         (body["data"][0]["orders"] == 2).then_some(body)
     });
-    let line = json!({"key": "GB", "currency": "GBP", "orders": 2, "units": 4, "gross": 5000, "refunded": 0, "net": 5000});
+    let line = json!({"key": "GB", "currency": "GBP", "orders": 2, "units": 4, "gross": 5000, "shipping": 0, "tax": 0, "refunded": 0, "net": 5000});
     assert_eq!(sold.await, json!({"data": [line], "next": null}));
 
     let cart = shop.cart(&skus[1], 1).await;
@@ -49,6 +50,31 @@ async fn sales_count_when_they_happen_and_what_is_given_back_does_too() {
     assert_eq!(shop.get("/v1/reports/sales?by=month").await.body["data"][0]["key"], today[..7]);
     let none = shop.get("/v1/reports/sales?by=day&to=2011-12").await.body;
     assert_eq!(none, json!({"data": [], "next": null}));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shipping_and_tax_on_top_are_sales_of_the_country_and_of_no_product() {
+    let shop = shop_with_terms(Folder::new(), &terms(1800, 500)).await;
+    let sku = shop.product("taxed", 10).await;
+    let order = shop.check_out(&shop.cart(&sku, 2).await, "tok_approve").await;
+    shop.settled(&order).await;
+    let report = async |by: &str, refunded: i64| {
+        let path = format!("/v1/reports/sales?by={by}");
+        eventually("it is counted", async || {
+            let line = shop.get(&path).await.body["data"][0].clone();
+            (line["orders"] == 1 && line["refunded"] == refunded).then_some(line)
+        })
+        .await
+    };
+    let sums =
+        |line: &Value| ["gross", "shipping", "tax", "net"].map(|field| line[field].as_i64().unwrap_or(-1));
+    for by in ["country", "day", "month"] {
+        assert_eq!(sums(&report(by, 0).await), [2500, 500, 600, 3600], "{by}");
+    }
+    assert_eq!(sums(&report("product", 0).await), [2500, 0, 0, 2500]);
+    shop.post(&format!("/v1/orders/{order}/cancel"), &json!({})).await;
+    assert_eq!(sums(&report("country", 3600).await), [2500, 500, 600, 0]);
+    assert_eq!(sums(&report("product", 2500).await), [2500, 0, 0, 0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,6 +10,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
+use axum::serve::ListenerExt;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::task::JoinHandle;
@@ -55,6 +56,7 @@ struct Inbox {
     hangs: Mutex<bool>,
     open: AtomicUsize,
     open_most: AtomicUsize,
+    connections: AtomicUsize,
 }
 
 pub struct Receiver {
@@ -78,6 +80,10 @@ impl Receiver {
     pub async fn up(&mut self) {
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", self.port)).await.expect("its port");
         let app = Router::new().fallback(take).with_state(self.inbox.clone());
+        let inbox = self.inbox.clone();
+        let listener = listener.tap_io(move |_| {
+            inbox.connections.fetch_add(1, Ordering::SeqCst);
+        });
         self.server = Some(tokio::spawn(async move { axum::serve(listener, app).await.expect("it serves") }));
     }
 
@@ -107,6 +113,11 @@ impl Receiver {
     /// Most requests at a time since this was asked last.
     pub fn most_at_a_time(&self) -> usize {
         self.inbox.open_most.swap(self.inbox.open.load(Ordering::SeqCst), Ordering::SeqCst)
+    }
+
+    /// Connections that were made to it so far.
+    pub fn connections(&self) -> usize {
+        self.inbox.connections.load(Ordering::SeqCst)
     }
 
     pub fn got(&self) -> Vec<Received> {

@@ -19,6 +19,9 @@ use super::warden::{Folder, kill_at_the_end};
 /// The program under test.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_cartulary");
 
+/// What secrets are sealed with.
+const WEBHOOKS_KEY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
 const START_LIMIT: Duration = Duration::from_secs(120);
 
 static SHARED: OnceCell<Shop> = OnceCell::const_new();
@@ -72,17 +75,22 @@ impl Roles {
     ) -> Self {
         let mut command = Command::new(PROGRAM);
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
-        let mut process = command
+        command
             .args(["serve", "--port", "0", "--admin-port", "0"])
             .args(arguments)
+            .env("CARTULARY_SANDBOX", "true")
             .env("NATS_URL", nats_url)
             .env("DATABASE_URL", database_url)
+            .env("CARTULARY_WEBHOOKS_KEY", WEBHOOKS_KEY)
             .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the program starts");
+            .stderr(Stdio::null());
+        // Where the setting is to be as it is by itself.
+        for (name, _) in environment.iter().filter(|(_, value)| value.is_empty()) {
+            command.env_remove(name);
+        }
+        let mut process = command.spawn().expect("the program starts");
         kill_at_the_end(process.id());
         let mut output = std::io::BufReader::new(process.stdout.take().expect("its output"));
         let has_admin = arguments.iter().any(|role| ["projections", "sagas", "webhooks"].contains(role));

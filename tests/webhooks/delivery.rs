@@ -11,6 +11,25 @@ use crate::support::shop::{Shop, operate_webhooks};
 use crate::support::{Folder, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_connection_is_used_for_many_webhooks_and_one_that_is_gone_for_none() {
+    let shop = Shop::start_with(Folder::new(), &QUICK).await;
+    let mut receiver = Receiver::start().await;
+    let (id, _) = add(&shop.addresses.admin, &receiver.url, "product.created").await;
+    for _ in 0..40 {
+        shop.product("kept", 0).await;
+    }
+    receiver.has(40).await;
+    assert!(receiver.connections() <= 8, "{} connections", receiver.connections());
+    // It starts anew, and all connections to it are gone.
+    receiver.down().await;
+    receiver.up().await;
+    shop.product("anew", 0).await;
+    receiver.has(41).await;
+    let endpoint = listed(&shop.addresses.admin, &id).await;
+    assert_eq!((&endpoint["failures"], receiver.got().len()), (&json!(0), 41), "{endpoint}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_happens_arrives_signed_and_without_personal_data() {
     let shop = Shop::start_with(Folder::new(), &QUICK).await;
     let (admin, nats) = (&shop.addresses.admin, &shop.addresses.nats);

@@ -1,10 +1,16 @@
 //! Where webhooks may go: to the public network, over TLS; elsewhere only if a setting says so.
 //!
-//! An address is looked at when an endpoint is registered, and again for each delivery, on what the name stands
-//! for at that moment: the address that was looked at is the one that is connected to.
+//! An address is looked at when an endpoint is registered, and again for each connection, on what the name stands
+//! for at that moment: the address that was looked at is the one that is connected to. One that is written in the
+//! URL itself is looked at for each request.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::task::{Context, Poll};
 
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use hyper_util::client::legacy::connect::dns::Name;
+use tower::Service;
 use url::{Host, Url};
 
 const URL_BYTES_MAX: usize = 2_000;
@@ -76,16 +82,42 @@ impl Target {
     /// # Errors
     /// The name stands for nothing, or for nothing that is allowed.
     pub async fn addresses(&self, rules: Rules) -> Result<Vec<SocketAddr>, Unreachable> {
-        let found: Vec<SocketAddr> = match &self.host {
-            Host::Domain(name) => {
-                let found = tokio::net::lookup_host((name.as_str(), self.port)).await;
-                found.map_err(|error| Unreachable::Unknown(error.to_string()))?.collect()
+        match (&self.host, self.literal()) {
+            (Host::Domain(name), _) => rules.look_up(self.is_https, name, self.port).await,
+            // It was looked at when it was read.
+            (_, address) => {
+                Ok(address.into_iter().map(|address| SocketAddr::new(address, self.port)).collect())
             }
-            _ => self.literal().map(|address| SocketAddr::new(address, self.port)).into_iter().collect(),
-        };
-        let mut allowed = found;
-        allowed.retain(|address| rules.allow(self.is_https, address.ip()));
-        if allowed.is_empty() { Err(Unreachable::Refused(refused(self.is_https))) } else { Ok(allowed) }
+        }
+    }
+
+    /// The URL again, of what was looked at alone.
+    pub fn uri(&self) -> String {
+        let scheme = if self.is_https { "https" } else { "http" };
+        format!("{scheme}://{}{}", self.authority, self.path)
+    }
+}
+
+/// Looks names up, and leads only to addresses that may be connected to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Looked {
+    pub rules: Rules,
+    pub is_https: bool,
+}
+
+impl Service<Name> for Looked {
+    type Response = std::vec::IntoIter<SocketAddr>;
+    type Error = Unreachable;
+    type Future = BoxFuture<'static, Result<Self::Response, Unreachable>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Unreachable>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
+        let Self { rules, is_https } = *self;
+        // Whoever connects knows the port.
+        async move { Ok(rules.look_up(is_https, name.as_str(), 0).await?.into_iter()) }.boxed()
     }
 }
 
@@ -107,6 +139,13 @@ fn refused(is_https: bool) -> String {
 }
 
 impl Rules {
+    async fn look_up(self, is_https: bool, name: &str, port: u16) -> Result<Vec<SocketAddr>, Unreachable> {
+        let found = tokio::net::lookup_host((name, port)).await;
+        let found = found.map_err(|error| Unreachable::Unknown(error.to_string()))?;
+        let allowed: Vec<_> = found.filter(|address| self.allow(is_https, address.ip())).collect();
+        if allowed.is_empty() { Err(Unreachable::Refused(refused(is_https))) } else { Ok(allowed) }
+    }
+
     fn allow(self, is_https: bool, address: IpAddr) -> bool {
         let address = address.to_canonical();
         match address.is_loopback() {

@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::address::{Rules, Target};
+use crate::sealing::{self, Keys};
 use crate::tables::hold_checkpoints;
 use crate::{replays, signature, types};
 
@@ -27,6 +28,7 @@ pub struct Endpoints {
     pool: PgPool,
     log: Arc<dyn EventLog>,
     rules: Rules,
+    keys: Keys,
 }
 
 /// An endpoint as operators see it: without its secret.
@@ -76,6 +78,12 @@ pub enum Error {
     Log(#[from] ReadError),
 }
 
+impl From<sealing::Error> for Error {
+    fn from(error: sealing::Error) -> Self {
+        Self::Refused(error.to_string())
+    }
+}
+
 impl From<Unavailable> for Error {
     fn from(error: Unavailable) -> Self {
         Self::Log(error.into())
@@ -90,8 +98,8 @@ const COLUMNS: &str = "select id, url, types, state, reason, created_at, failure
 
 impl Endpoints {
     #[must_use]
-    pub fn new(pool: PgPool, log: Arc<dyn EventLog>, rules: Rules) -> Self {
-        Self { pool, log, rules }
+    pub fn new(pool: PgPool, log: Arc<dyn EventLog>, rules: Rules, keys: Keys) -> Self {
+        Self { pool, log, rules, keys }
     }
 
     #[must_use]
@@ -138,6 +146,7 @@ impl Endpoints {
         }
         checks.finish().map_err(Error::Invalid)?;
         let (id, secret) = (Uuid::now_v7(), secret()?);
+        let sealed = self.keys.seal(id, &secret)?;
         let mut connection = self.pool.acquire().await?;
         let mut transaction = connection.begin().await?;
         hold_checkpoints(&mut transaction).await?;
@@ -157,7 +166,7 @@ impl Endpoints {
         .bind(id)
         .bind(url)
         .bind(types)
-        .bind(&secret)
+        .bind(&sealed)
         .bind(end.cast_signed())
         .execute(&mut *transaction)
         .await?;
@@ -248,6 +257,7 @@ impl Endpoints {
     /// There is none with this id, or Postgres does not answer.
     pub async fn rotate(&self, id: Uuid, overlap: Duration) -> Result<WithSecret, Error> {
         let secret = secret()?;
+        let sealed = self.keys.seal(id, &secret)?;
         let mut connection = self.pool.acquire().await?;
         let mut transaction = connection.begin().await?;
         sqlx::query(
@@ -256,7 +266,7 @@ impl Endpoints {
              where id = $1 and state <> 'removed'",
         )
         .bind(id)
-        .bind(&secret)
+        .bind(&sealed)
         .bind(overlap.min(OVERLAP_MAX).as_secs_f64())
         .execute(&mut *transaction)
         .await?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use infra::fail_points;
 use infra::feed::{Entry, Feed};
-use infra::lanes::{Advance, Lease};
+use infra::lanes::{Advance, Lease, Status};
 use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -34,15 +34,6 @@ const FOLLOWED: [&str; 5] = [
     domain::order::CATEGORY,
     domain::payment::CATEGORY,
 ];
-
-/// How the lane is doing, for readiness.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Status {
-    /// Everything up to here is in the outbox.
-    pub position: u64,
-    /// Why it can't go on, if it can't.
-    pub stopped: Option<String>,
-}
 
 #[derive(Debug, thiserror::Error)]
 enum Error {

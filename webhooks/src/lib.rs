@@ -18,6 +18,7 @@ mod message;
 mod outbox;
 mod outcome;
 pub mod replays;
+pub mod sealing;
 mod send;
 mod sender;
 mod signature;
@@ -29,7 +30,7 @@ use std::time::Duration;
 
 pub use address::Rules;
 pub use endpoints::{Endpoints, Error};
-pub use lane::Status;
+pub use sealing::{Key, Keys, seal_all};
 pub use tables::set_up;
 pub use worker::Worker;
 
@@ -37,6 +38,8 @@ pub use worker::Worker;
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub rules: Rules,
+    /// What secrets are sealed with.
+    pub keys: Keys,
     /// Most requests on their way to one endpoint.
     pub in_flight_max: u32,
     /// How long one may take, from the look-up of the name to the answer.

@@ -145,6 +145,7 @@ pub(crate) struct Attempt {
 #[derive(Debug, Clone)]
 pub(crate) struct Destination {
     pub url: String,
+    /// Sealed.
     pub secrets: Vec<String>,
     pub failures: i32,
 }

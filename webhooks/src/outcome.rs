@@ -79,6 +79,7 @@ mod tests {
     fn settings() -> Settings {
         Settings {
             rules: crate::Rules::default(),
+            keys: crate::Keys::default(),
             in_flight_max: 8,
             time_limit: Duration::from_secs(10),
             retry_first: Duration::from_secs(5),

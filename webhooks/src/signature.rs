@@ -3,8 +3,8 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
+use ring::rand::{SecureRandom, SystemRandom};
 use sha2::Sha256;
-use tokio_rustls::rustls::crypto::ring;
 
 const PREFIX: &str = "whsec_";
 
@@ -14,7 +14,7 @@ const SECRET_BYTES: usize = 32;
 /// A new secret; nothing if the system has no randomness to give.
 pub(crate) fn new_secret() -> Option<String> {
     let mut bytes = [0; SECRET_BYTES];
-    ring::default_provider().secure_random.fill(&mut bytes).ok()?;
+    SystemRandom::new().fill(&mut bytes).ok()?;
     Some(format!("{PREFIX}{}", STANDARD.encode(bytes)))
 }
 

@@ -1,16 +1,15 @@
 //! A process's share of the webhooks: the lane, if it's the one that has it, and sending what is due.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use infra::clock::Clock;
 use infra::feed::Feed;
-use infra::lanes::{self, Tasks};
+use infra::lanes::{self, Status, Tasks, Working};
 use sqlx::{Connection, PgPool};
 use tokio::sync::{Notify, watch};
 
-use crate::lane::{Lane, Status};
+use crate::lane::Lane;
 use crate::send::Http;
 use crate::sender::Sender;
 use crate::tables::{READER as NAME, hold_checkpoints, set_up};
@@ -19,9 +18,7 @@ use crate::{Endpoints, Settings};
 /// Name under which webhooks read the log.
 pub const READER: &str = NAME;
 
-/// How often it says that it lives.
-const SHARE_INTERVAL: Duration = Duration::from_secs(1);
-const RETRY_INTERVAL: Duration = Duration::from_millis(200);
+const BACKOFF: Duration = Duration::from_secs(1);
 
 /// Works on its share of the webhooks.
 pub struct Worker {
@@ -30,29 +27,28 @@ pub struct Worker {
     settings: Settings,
     clock: Clock,
     news: Arc<Notify>,
-    statuses: Mutex<Option<BTreeMap<i32, watch::Receiver<Status>>>>,
+    lanes: Working,
 }
 
 impl Worker {
     #[must_use]
     pub fn new(feed: Arc<Feed>, pool: PgPool, clock: Clock, settings: Settings) -> Self {
-        Self { feed, pool, settings, clock, news: Arc::default(), statuses: Mutex::default() }
+        Self { feed, pool, settings, clock, news: Arc::default(), lanes: Working::new(READER) }
     }
 
     /// How the lanes are doing that this process works on, by number; nothing before it knows which these are.
     #[must_use]
     pub fn statuses(&self) -> Option<Vec<(i32, Status)>> {
-        let statuses = self.statuses.lock().unwrap_or_else(PoisonError::into_inner);
-        let statuses = statuses.as_ref()?.iter();
-        Some(statuses.map(|(lane, status)| (*lane, status.borrow().clone())).collect())
+        self.lanes.statuses()
     }
 
     /// Works until it is told to stop; then gives its lane back, for others to take at once.
     pub async fn run(&self, mut stop: watch::Receiver<bool>) {
         let mut worker = lanes::Worker::of_process(self.pool.clone());
         let mut tasks = Tasks::default();
-        let endpoints = Endpoints::new(self.pool.clone(), self.feed.log().clone(), self.settings.rules);
-        let http = Http::new(self.settings.rules, self.settings.time_limit, self.clock.clone());
+        let Settings { rules, keys, .. } = &self.settings;
+        let endpoints = Endpoints::new(self.pool.clone(), self.feed.log().clone(), *rules, keys.clone());
+        let http = Http::new(&self.settings, self.clock.clone());
         let sender = Sender::new(endpoints, http, self.settings.clone(), self.news.clone());
         let sending = Arc::new(sender).run(stop.clone());
         let working = async {
@@ -71,7 +67,7 @@ impl Worker {
     async fn begin(&self) {
         while let Err(error) = self.try_begin().await {
             tracing::warn!(%error, "webhooks wait for the log and the database");
-            tokio::time::sleep(SHARE_INTERVAL).await;
+            tokio::time::sleep(BACKOFF).await;
         }
     }
 
@@ -96,41 +92,10 @@ impl Worker {
     }
 
     async fn work(&self, worker: &mut lanes::Worker, tasks: &mut Tasks) {
-        loop {
-            let pause = match self.share(worker, tasks).await {
-                Ok(()) if worker.is_leaving() => RETRY_INTERVAL,
-                Ok(()) => SHARE_INTERVAL,
-                Err(error) => {
-                    tracing::warn!(%error, "waiting for the database to share the webhooks' lane");
-                    RETRY_INTERVAL
-                }
-            };
-            tokio::time::sleep(pause).await;
-        }
-    }
-
-    async fn share(&self, worker: &mut lanes::Worker, tasks: &mut Tasks) -> Result<(), sqlx::Error> {
-        let leases = worker.share(&[READER.to_owned()]).await?;
-        tasks.keep(&leases);
-        let mut statuses = self.statuses.lock().unwrap_or_else(PoisonError::into_inner);
-        let statuses = statuses.get_or_insert_default();
-        statuses.retain(|lane, _| tasks.has(READER, *lane));
-        for lease in leases {
-            let number = lease.lane;
-            if !tasks.has(READER, number) {
-                let (sender, status) = watch::channel(Status::default());
-                let lane = Lane {
-                    lease: lease.clone(),
-                    feed: self.feed.clone(),
-                    pool: self.pool.clone(),
-                    settings: self.settings.clone(),
-                    status: sender,
-                    news: self.news.clone(),
-                };
-                tasks.begin(lease, lane.run());
-                statuses.insert(number, status);
-            }
-        }
-        Ok(())
+        let begin = |lease, status| {
+            let (feed, pool, settings) = (self.feed.clone(), self.pool.clone(), self.settings.clone());
+            Lane { lease, feed, pool, settings, status, news: self.news.clone() }.run()
+        };
+        self.lanes.run(worker, tasks, begin).await;
     }
 }

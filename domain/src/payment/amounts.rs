@@ -101,6 +101,7 @@ impl Amounts {
             | Event::UndoRefused { .. }
             | Event::OutcomeUnknown { .. }
             | Event::ReviewRequired { .. }
+            | Event::Abandoned { .. }
             | Event::StrayFound { .. }
             | Event::StrayUndone { .. } => {}
         }

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Duration, Utc};
 
-use super::request::whole;
+use super::request::{name_of_round, whole};
 use super::statement::{Outcome, RefundState, State, Statement};
-use super::{Event, KnownRefund, Operation, Payment, RefundStep, name_of_round};
+use super::{Event, KnownRefund, Operation, Payment, RefundStep};
 use crate::aggregate::Aggregate;
 use crate::money::{Currency, Money};
 
@@ -22,12 +22,12 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    fn record(&mut self, event: Event) {
+    pub(super) fn record(&mut self, event: Event) {
         self.state.evolve(&event);
         self.events.push(event);
     }
 
-    fn money(&self, amount: i64) -> Money {
+    pub(super) fn money(&self, amount: i64) -> Money {
         Money::new(amount, self.currency)
     }
 
@@ -42,6 +42,8 @@ impl Draft {
             self.record(Event::CancellationRequested {});
         } else if self.state.amounts.requested > 0 {
             self.state.to_be_undone = true;
+            // Who wants it undone now does not mean what was given up before.
+            self.state.is_given_up = false;
         }
         self.go_on();
     }
@@ -207,11 +209,20 @@ impl Draft {
                 (RefundState::Failed, Some(RefundStep::Done)) => {
                     self.record(Event::RefundReversed { refund, amount });
                 }
-                (RefundState::Failed, Some(RefundStep::Asked)) => {
-                    self.refused("failed_at_provider".to_owned(), self.at + AGAIN_AFTER);
-                }
+                (RefundState::Failed, Some(RefundStep::Asked)) => self.refund_failed(refund, amount),
                 _ => {}
             }
+        }
+    }
+
+    fn refund_failed(&mut self, refund: String, amount: Money) {
+        let reason = "failed_at_provider".to_owned();
+        match &self.state.open {
+            Some(open) if open.refund.as_ref() == Some(&refund) => {
+                self.refused(reason, self.at + AGAIN_AFTER)
+            }
+            // It was given up before.
+            _ => self.record(Event::RefundFailed { refund, amount, reason }),
         }
     }
 
@@ -236,7 +247,7 @@ impl Draft {
     }
 
     /// What is to be asked for next, once nothing is open any more.
-    fn go_on(&mut self) {
+    pub(super) fn go_on(&mut self) {
         let waits_for_buyer = self.state.amounts.needs_buyer && self.is_open(Operation::Authorize);
         if waits_for_buyer && self.state.to_be_undone {
             // Nobody knows whether the buyer ever does it, so it is not waited for.
@@ -248,25 +259,34 @@ impl Draft {
         }
     }
 
-    fn next(&self) -> Option<Event> {
+    /// How what was taken is given back, if somebody still asks for that.
+    fn undo_next(&self) -> Option<Event> {
         let (amounts, at) = (&self.state.amounts, Some(self.at));
-        let whole = name_of_round(&whole(), self.state.rounds);
+        if self.state.is_given_up {
+            return None;
+        }
         if self.state.to_be_undone && amounts.is_capturable() {
             return Some(Event::VoidRequested { at, stray: None });
         }
         if self.state.to_be_undone && amounts.kept() > 0 {
-            let amount = self.money(amounts.kept());
-            return Some(Event::RefundRequested { amount, refund: whole, at, stray: None });
+            let (amount, refund) = (self.money(amounts.kept()), name_of_round(&whole(), self.state.rounds));
+            return Some(Event::RefundRequested { amount, refund, at, stray: None });
         }
-        if let Some((stray, captured)) = self.state.strays.first_key_value() {
-            let stray_name = Some(stray.clone());
-            if *captured == 0 {
-                return Some(Event::VoidRequested { at, stray: stray_name });
-            }
-            let amount = self.money(*captured);
-            let refund = name_of_round(&format!("stray:{stray}"), self.state.rounds);
-            return Some(Event::RefundRequested { amount, refund, at, stray: stray_name });
+        let (stray, captured) = self.state.strays.first_key_value()?;
+        let stray_name = Some(stray.clone());
+        if *captured == 0 {
+            return Some(Event::VoidRequested { at, stray: stray_name });
         }
+        let amount = self.money(*captured);
+        let refund = name_of_round(&format!("stray:{stray}"), self.state.rounds);
+        Some(Event::RefundRequested { amount, refund, at, stray: stray_name })
+    }
+
+    fn next(&self) -> Option<Event> {
+        if let Some(undo) = self.undo_next() {
+            return Some(undo);
+        }
+        let (amounts, at) = (&self.state.amounts, Some(self.at));
         let mut all = self.state.refunds.iter();
         let (refund, queued) = all.find(|(_, known)| known.step == RefundStep::Queued)?;
         let (refund, amount) = (refund.clone(), self.money(queued.amount));

@@ -47,6 +47,12 @@ pub(super) fn is_whole(name: &String) -> bool {
     name == WHOLE
 }
 
+/// `refund`, `refund~1`, `refund~2`: each is a request of its own.
+pub(super) fn name_of_round(name: &str, round: u32) -> String {
+    let name = name.split('~').next().unwrap_or(name);
+    if round == 0 { name.to_owned() } else { format!("{name}~{round}") }
+}
+
 /// The request that has no outcome yet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpenRequest {

@@ -1,5 +1,7 @@
 //! What becomes of payments, told as stories.
 
+mod abandoned;
+
 use chrono::{DateTime, Duration, Utc};
 use uuid::Uuid;
 

@@ -32,7 +32,7 @@ pub(super) async fn make(
     let mut outcome = Ok(());
     for locale in LOCALES {
         // An initdb that outlived its platform may still write to the name that it was given.
-        let new = folder.join(format!("{UNFINISHED}{}", folder::random_text()?));
+        let new = folder.join(format!("{UNFINISHED}{}", folder::random_text::<24>()?));
         fs::create_dir(&new).map_err(Error::file(&new))?;
         if let Some(user) = user {
             user.own(&new)?;

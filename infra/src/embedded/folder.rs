@@ -69,6 +69,14 @@ impl DataFolder {
         &self.path
     }
 
+    /// A key of 256 bits, in hexadecimal digits, that is made once and kept in the folder under this name.
+    ///
+    /// # Errors
+    /// It can't be read or written.
+    pub fn key(&self, name: &str) -> Result<String, Error> {
+        kept::<32>(&self.path.join(name))
+    }
+
     /// Tells scripts that the instance is ready, and where.
     ///
     /// # Errors
@@ -130,20 +138,24 @@ pub(super) fn make(path: &Path, mode: u32) -> Result<PathBuf, Error> {
 
 /// A password that is made once and kept in the folder.
 pub(super) fn password(folder: &Path) -> Result<String, Error> {
-    let path = folder.join("password");
-    match fs::read_to_string(&path) {
-        Ok(password) if !password.is_empty() => return Ok(password),
+    kept::<24>(&folder.join("password"))
+}
+
+/// A secret of so many bytes that is made once and kept there.
+fn kept<const BYTES: usize>(path: &Path) -> Result<String, Error> {
+    match fs::read_to_string(path) {
+        Ok(secret) if !secret.is_empty() => return Ok(secret),
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(Error::file(path)(error)),
         _ => {}
     }
-    let password = random_text()?;
-    write_secret(&path, password.as_bytes())?;
-    Ok(password)
+    let secret = random_text::<BYTES>()?;
+    write_secret(path, secret.as_bytes())?;
+    Ok(secret)
 }
 
-/// 192 random bits in hexadecimal digits.
-pub(super) fn random_text() -> Result<String, Error> {
-    let mut bytes = [0; 24];
+/// So many random bytes in hexadecimal digits.
+pub(super) fn random_text<const BYTES: usize>() -> Result<String, Error> {
+    let mut bytes = [0; BYTES];
     let source = Path::new("/dev/urandom");
     File::open(source).and_then(|mut file| file.read_exact(&mut bytes)).map_err(Error::file(source))?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())

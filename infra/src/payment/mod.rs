@@ -2,7 +2,6 @@
 
 mod guard;
 mod sandbox;
-mod secret;
 pub mod stripe;
 
 use std::collections::BTreeMap;
@@ -17,7 +16,6 @@ use crate::timers::Timer;
 
 pub use guard::{Guard, Limits};
 pub use sandbox::{ChallengeError, Sandbox};
-pub use secret::Secret;
 pub use stripe::Stripe;
 
 /// Name of the timer that a provider's word about a payment comes to.

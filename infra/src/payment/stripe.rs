@@ -25,7 +25,8 @@ use domain::payment::{Operation, Request, State, Statement};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
-use super::{Answer, NoAnswer, Page, PaymentProvider, Secret, Wanted};
+use super::{Answer, NoAnswer, Page, PaymentProvider, Wanted};
+use crate::secret::Secret;
 use api::{Api, Failure};
 use objects::{Intent, List, RefundObject};
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Duration, SubsecRound, Utc};
 use domain::order::Reason;
+use domain::payment::Operation;
 use domain::{Aggregate, CartId, Money, Sku, cart, order, payment, stock};
 use uuid::Uuid;
 
@@ -174,6 +175,9 @@ impl Draft {
                 self.record(Event::CapturedEarly {});
             }
             (payment::Event::RefundFailed { refund, reason, .. }, _) => self.refund_failed(refund, reason),
+            (payment::Event::Abandoned { operation, refund, stray: None, .. }, _) => {
+                self.payment_abandoned(*operation, refund.as_deref());
+            }
             (payment::Event::CaptureFailed { reason }, Stage::Capturing) => {
                 self.capture_failed(reason, Reason::PaymentDeclined);
             }
@@ -196,6 +200,26 @@ impl Draft {
                 payment::Event::OutcomeUnknown { .. } | payment::Event::UndoRefused { .. },
                 Stage::UndoingPayment,
             ) => {
+                self.record(Event::PaymentUndoLeft {});
+                self.undo();
+            }
+            _ => {}
+        }
+    }
+
+    /// A person gave up what was asked of the provider: nobody waits for it any more.
+    fn payment_abandoned(&mut self, operation: Operation, refund: Option<&str>) {
+        match (operation, self.state.stage) {
+            (Operation::Authorize, Stage::Authorizing) => {
+                self.record(Event::PaymentUndoLeft {});
+                self.fail(Reason::Abandoned);
+            }
+            (Operation::Capture, Stage::Capturing) => self.capture_failed("abandoned", Reason::Abandoned),
+            (Operation::Refund, _) if refund.is_some_and(|refund| refund.contains(':')) => {
+                self.refund_failed(refund.unwrap_or_default(), "abandoned");
+            }
+            // What follows a capture that was given up is a release, which is waited for in its turn.
+            (Operation::Authorize | Operation::Void | Operation::Refund, Stage::UndoingPayment) => {
                 self.record(Event::PaymentUndoLeft {});
                 self.undo();
             }

@@ -40,7 +40,9 @@ impl Comparison<'_> {
             }
             for statement in found.iter().filter(|statement| statement.state != State::Processing) {
                 let news = self.observe(order_id, &payment, statement).await?;
-                if !news.is_empty() {
+                if news.is_empty() {
+                    self.given_up(order_id, &payment, statement, connection).await?;
+                } else {
                     let (what, is_repaired) = (news.join(", "), true);
                     let missed = Difference { kind: Kind::Missed, what, is_repaired, ..plain.clone() };
                     self.report(missed, connection).await?;

@@ -16,6 +16,7 @@ pub(super) enum Kind {
     Orphan,
     Absent,
     Unresolved,
+    GivenUp,
 }
 
 impl Kind {
@@ -26,6 +27,7 @@ impl Kind {
             Self::Orphan => "orphan",
             Self::Absent => "absent",
             Self::Unresolved => "unresolved",
+            Self::GivenUp => "given_up",
         }
     }
 }
@@ -68,7 +70,7 @@ pub struct Reconciliation {
 #[derive(Debug, Serialize, Deserialize, FromRow, ToSchema)]
 pub struct Found {
     pub provider: String,
-    /// `missed`, `stray`, `orphan`, `absent`, `unresolved`
+    /// `missed`, `stray`, `orphan`, `absent`, `unresolved`, `given_up`
     pub kind: String,
     pub order_id: Option<Uuid>,
     /// The provider's name for the payment, if it has one.

@@ -1,7 +1,7 @@
 //! What the provider has in its books.
 
 use domain::OrderId;
-use domain::payment::{OpenRequest, Operation, RefundState, Request, State, Statement};
+use domain::payment::{OpenRequest, Operation, Payment, RefundState, Request, State, Statement};
 use domain::{Money, cart::PaymentMethod};
 use infra::payment::{Answer, Booked};
 use sqlx::PgConnection;
@@ -30,12 +30,28 @@ impl Comparison<'_> {
         let is_stray = payment.provider_reference().is_some_and(|ours| ours != statement.reference);
         let news = self.observe(order_id, &payment, statement).await?;
         if news.is_empty() {
-            return Ok(());
+            return self.given_up(order_id, &payment, statement, connection).await;
         }
         let kind = if is_stray { Kind::Stray } else { Kind::Missed };
         let mut difference = self.difference(kind, Some(order_id), statement);
         difference.what = news.join(", ");
         difference.is_repaired = true;
+        self.report(difference, connection).await
+    }
+
+    /// What was to be undone, and is not asked for any more, is told as long as the provider holds it.
+    pub(super) async fn given_up(
+        &self,
+        order_id: OrderId,
+        payment: &Payment,
+        statement: &Statement,
+        connection: &mut PgConnection,
+    ) -> Result<(), Error> {
+        let is_given_up = payment.is_given_up(&statement.reference);
+        let Some((_, amount)) = undo(statement).filter(|_| is_given_up) else { return Ok(()) };
+        let mut difference = self.difference(Kind::GivenUp, Some(order_id), statement);
+        difference.amount = amount;
+        "the provider holds what a person gave up".clone_into(&mut difference.what);
         self.report(difference, connection).await
     }
 

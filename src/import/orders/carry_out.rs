@@ -260,6 +260,7 @@ async fn give<A: Aggregate>(
         let outcome = executor.execute(&id, request, command.clone()).await;
         match &outcome {
             Err(Error::LogFull) => anyhow::bail!("the log is full"),
+            Err(unreadable @ Error::Unreadable(_)) => anyhow::bail!("{unreadable}"),
             Err(trouble @ (Error::Unavailable(_) | Error::Overloaded(_) | Error::OutcomeUnknown(_))) => {
                 anyhow::ensure!(began.elapsed() < PATIENCE, "{trouble}");
             }

@@ -18,20 +18,18 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, USER_AGENT};
 use hyper::{Method, Request, StatusCode, Uri};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::client::legacy::connect::dns::GaiResolver;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::payment::{NoAnswer, Secret};
+use crate::outgoing::{self, Outgoing};
+use crate::payment::NoAnswer;
+use crate::secret::Secret;
 
 /// Largest answer that is read: a full page of payments is a third of it.
 const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
-
-const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 
 /// Shorter than a server keeps a connection that nobody uses.
 const IDLE_LIMIT: Duration = Duration::from_secs(30);
@@ -85,7 +83,7 @@ impl From<Failure> for NoAnswer {
 }
 
 pub(super) struct Api {
-    http: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    http: Outgoing<GaiResolver>,
     base: String,
     authorization: HeaderValue,
     answer_limit: Duration,
@@ -124,23 +122,7 @@ impl Api {
         let authorization = HeaderValue::from_str(&format!("Bearer {}", key.reveal()));
         let mut authorization = authorization.map_err(|_| SetupError::Key)?;
         authorization.set_sensitive(true);
-        let mut connector = HttpConnector::new();
-        connector.enforce_http(false);
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(CONNECT_LIMIT));
-        let provider = rustls::crypto::ring::default_provider();
-        let connector = HttpsConnectorBuilder::new()
-            .with_provider_and_native_roots(provider)?
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(connector);
-        // It follows nobody elsewhere: who redirects is not who was asked, and would be shown the key.
-        let http = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE_LIMIT)
-            // What is sent on a connection that just broke may have been done.
-            .retry_canceled_requests(false)
-            .build(connector);
+        let http = outgoing::client(HttpConnector::new(), IDLE_LIMIT)?;
         Ok(Self { http, base: url.trim_end_matches('/').to_owned(), authorization, answer_limit })
     }
 
@@ -302,7 +284,7 @@ mod tests {
 
     #[test]
     fn only_this_machine_is_spoken_to_in_the_clear() {
-        let new = |url| Api::new(url, &"sk_test_1".parse().unwrap(), CONNECT_LIMIT);
+        let new = |url| Api::new(url, &"sk_test_1".parse().unwrap(), IDLE_LIMIT);
         for fine in ["https://api.stripe.com", "http://127.0.0.1:1", "http://localhost:1", "http://[::1]:1"] {
             assert!(new(fine).is_ok(), "{fine}");
         }

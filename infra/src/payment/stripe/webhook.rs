@@ -15,7 +15,8 @@ use sha2::Sha256;
 
 use crate::clock::Clock;
 use crate::log::Unavailable;
-use crate::payment::{NoAnswer, PaymentProvider, Secret, signal_about};
+use crate::payment::{NoAnswer, PaymentProvider, signal_about};
+use crate::secret::Secret;
 use crate::timers::Timers;
 
 /// How old a signature may be, or how far its maker's clock ahead of ours.

@@ -1,4 +1,4 @@
-//! Secrets of payment providers, which nobody is shown.
+//! Secrets, which nobody is shown.
 
 use std::convert::Infallible;
 use std::fmt;
