@@ -16,6 +16,7 @@ mod psp_sim;
 mod read_models;
 mod safety;
 mod sagas;
+mod sandbox;
 mod set_aside;
 mod settings;
 mod simulation;

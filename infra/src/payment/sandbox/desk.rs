@@ -49,7 +49,7 @@ impl Desk {
             while asked.recv_many(&mut together, TOGETHER_MAX).await > 0 {
                 let (requests, waiting): (Vec<_>, Vec<_>) =
                     together.drain(..).map(|Asked { request, answer }| (request, answer)).unzip();
-                let mut entered = enter(&requests, clock.now(), &ledger).await.map(Vec::into_iter);
+                let mut entered = enter(&requests, &clock, &ledger).await.map(Vec::into_iter);
                 for answer in waiting {
                     let outcome = match &mut entered {
                         Ok(entered) => entered.next().ok_or_else(|| NoAnswer("it got lost".to_owned())),
@@ -73,10 +73,12 @@ impl Desk {
 }
 
 /// Enters requests in the order in which they came, in one transaction.
-async fn enter(requests: &[Request], now: DateTime<Utc>, ledger: &PgPool) -> Result<Vec<Entered>, NoAnswer> {
+async fn enter(requests: &[Request], clock: &Clock, ledger: &PgPool) -> Result<Vec<Entered>, NoAnswer> {
     let orders: Vec<Uuid> = requests.iter().map(|request| request.order_id.0).collect();
     let mut transaction = ledger.begin().await.map_err(no_answer)?;
     ledger::lock(&orders, &mut transaction).await.map_err(no_answer)?;
+    // What was entered before has happened before.
+    let now = clock.now();
     let mut known: HashMap<Uuid, Vec<Line>> = HashMap::new();
     for line in ledger::lines(&orders, &mut transaction).await.map_err(no_answer)? {
         known.entry(line.order_id).or_default().push(line);
