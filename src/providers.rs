@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use infra::clock::Clock;
 use infra::payment::stripe::webhook::Webhooks;
-use infra::payment::{Guard, PaymentProvider, Providers, Sandbox, Stripe};
+use infra::payment::{Guard, PaymentProvider, Providers, SANDBOX, Sandbox, Stripe};
 use infra::timers::Timers;
 
 use crate::config::Payments;
@@ -35,5 +35,6 @@ pub fn open(
         }
         all.push(stripe);
     }
-    Ok((Providers::new(all), webhooks))
+    let providers = Providers::new(all);
+    Ok((if options.takes_sandbox() { providers } else { providers.close(SANDBOX) }, webhooks))
 }

@@ -187,8 +187,9 @@ pub(crate) async fn check_out(
 ) -> Result<Response, Problem> {
     let asked = asked.with_key()?;
     let request = asked.request(&body);
-    if api.providers.named(&body.payment.method).is_err() {
-        let detail = format!("must be one of: {}", api.providers.names().join(", "));
+    if !api.providers.open().any(|name| name == body.payment.method) {
+        let open: Vec<_> = api.providers.open().collect();
+        let detail = format!("must be one of: {}", open.join(", "));
         return Err(Problem::invalid_field("/payment/method", detail));
     }
     let order_id = OrderId::created_by(request.command_id);

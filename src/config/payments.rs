@@ -10,6 +10,10 @@ pub struct Payments {
     /// Secret key of Stripe's API; without, there is no payment method stripe.
     #[arg(long, env = "CARTULARY_STRIPE_API_KEY", hide_env_values = true)]
     pub stripe_api_key: Option<Secret>,
+    /// Let the sandbox take payments: it moves no money, so whoever chooses it pays nothing [default: true, unless
+    /// Stripe's key is one for real money]
+    #[arg(long, env = "CARTULARY_SANDBOX", value_name = "BOOL")]
+    pub sandbox: Option<bool>,
     /// Where Stripe's API is: https, unless it is on this machine, as psp-sim is.
     #[arg(long, env = "CARTULARY_STRIPE_URL", default_value = "https://api.stripe.com")]
     pub stripe_url: String,
@@ -54,6 +58,12 @@ impl Payments {
             return_url: self.payment_return_url.clone(),
             answer_limit: Duration::from_millis(self.payment_answer_limit_ms),
         })
+    }
+
+    pub fn takes_sandbox(&self) -> bool {
+        let is_for_tests =
+            |key: &Secret| ["sk_test_", "rk_test_"].iter().any(|kind| key.reveal().starts_with(kind));
+        self.sandbox.unwrap_or_else(|| self.stripe_api_key.as_ref().is_none_or(is_for_tests))
     }
 
     pub fn limits(&self) -> Limits {

@@ -5,7 +5,7 @@ mod sandbox;
 mod secret;
 pub mod stripe;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
@@ -16,7 +16,7 @@ use futures_util::future::BoxFuture;
 use crate::timers::Timer;
 
 pub use guard::{Guard, Limits};
-pub use sandbox::{ChallengeError, Sandbox};
+pub use sandbox::{ChallengeError, NAME as SANDBOX, Sandbox};
 pub use secret::Secret;
 pub use stripe::Stripe;
 
@@ -95,17 +95,29 @@ pub trait PaymentProvider: Send + Sync + 'static {
 
 /// The providers of this shop, by name.
 #[derive(Clone, Default)]
-pub struct Providers(BTreeMap<&'static str, Arc<dyn PaymentProvider>>);
+pub struct Providers {
+    all: BTreeMap<&'static str, Arc<dyn PaymentProvider>>,
+    /// Those that take no new payments; what they have taken is seen to.
+    closed: BTreeSet<&'static str>,
+}
 
 impl Providers {
     #[must_use]
     pub fn new(all: impl IntoIterator<Item = Arc<dyn PaymentProvider>>) -> Self {
-        Self(all.into_iter().map(|provider| (provider.name(), provider)).collect())
+        let all = all.into_iter().map(|provider| (provider.name(), provider)).collect();
+        Self { all, closed: BTreeSet::new() }
     }
 
+    /// This one takes no new payments.
     #[must_use]
-    pub fn names(&self) -> Vec<String> {
-        self.0.keys().map(|name| (*name).to_owned()).collect()
+    pub fn close(mut self, name: &'static str) -> Self {
+        self.closed.insert(name);
+        self
+    }
+
+    /// Those that new payments can be made through.
+    pub fn open(&self) -> impl Iterator<Item = &'static str> {
+        self.all.keys().copied().filter(|name| !self.closed.contains(name))
     }
 
     /// The provider of this name.
@@ -113,11 +125,11 @@ impl Providers {
     /// # Errors
     /// There is none here; another process may have it.
     pub fn named(&self, name: &str) -> Result<&Arc<dyn PaymentProvider>, NoAnswer> {
-        self.0.get(name).ok_or_else(|| NoAnswer(format!("there is no provider `{name}` here")))
+        self.all.get(name).ok_or_else(|| NoAnswer(format!("there is no provider `{name}` here")))
     }
 
     pub fn all(&self) -> impl Iterator<Item = &Arc<dyn PaymentProvider>> {
-        self.0.values()
+        self.all.values()
     }
 }
 
