@@ -25,7 +25,13 @@ pub async fn measure(plan: &Plan, report: &mut Report) {
     if plan.wants(GROUP, "visible-p50") || plan.wants(GROUP, "visible-p99") {
         visible(plan, report).await;
     }
+    if plan.wants(GROUP, "searchable-p50") || plan.wants(GROUP, "searchable-p99") {
+        searchable(plan, report).await;
+    }
 }
+
+/// Products that are made each second while it's measured how soon the search has them.
+const NEW_PER_S: u64 = 50;
 
 fn sku(number: u64) -> String {
     format!("SKU-{}", number % PRODUCTS)
@@ -34,20 +40,21 @@ fn sku(number: u64) -> String {
 /// An instance with products, and the position at which all of them are there.
 async fn shop(servers: &Servers) -> Instance {
     let shop = Instance::start(servers, &["command-api", "query-api", "projections"]).await;
-    let products: Requests = Arc::new(|number| {
-        let body = format!(
-            "{{\"sku\": \"{}\", \"title\": \"A mug\", \"description\": \"{}\", \"brand\": \"Clayworth\", \
-             \"category\": [\"Mugs\"], \"price\": {{\"amount\": 1250, \"currency\": \"GBP\"}}}}",
-            sku(number),
-            "It holds tea. ".repeat(20)
-        );
-        load::post("/v1/products", &body, crate::write::fresh())
-    });
+    let products: Requests = Arc::new(|number| product(&sku(number), "A mug"));
     load::run(&shop.address, 64, Until::Answered(PRODUCTS), products).await;
     let mut connection = Connection::open(&shop.address).await;
     let last = connection.send(&receipt(0)).await.expect("a position");
     connection.send(&load::get_at(&format!("/v1/products/{}", sku(0)), last)).await;
     shop
+}
+
+fn product(sku: &str, title: &str) -> String {
+    let description = "It holds tea. ".repeat(20);
+    let body = format!(
+        "{{\"sku\": \"{sku}\", \"title\": \"{title}\", \"description\": \"{description}\", \
+         \"brand\": \"Clayworth\", \"category\": [\"Mugs\"], \"price\": {{\"amount\": 1250, \"currency\": \"GBP\"}}}}"
+    );
+    load::post("/v1/products", &body, crate::write::fresh())
 }
 
 fn receipt(number: u64) -> String {
@@ -115,6 +122,36 @@ async fn visible(plan: &Plan, report: &mut Report) {
     report.note(&Figure { group: GROUP, name: "visible-p50", unit: "ms", target }, &p50);
     let target = Target::ValueAtMost(50.0);
     report.note(&Figure { group: GROUP, name: "visible-p99", unit: "ms", target }, &p99);
+    shop.stop().await;
+    servers.stop().await;
+}
+
+/// How long after a product's creation is answered the search has it, while stock of all products moves.
+async fn searchable(plan: &Plan, report: &mut Report) {
+    let servers = Servers::start().await;
+    let shop = shop(&servers).await;
+    let (mut p50, mut p99) = (Vec::new(), Vec::new());
+    for round in 0..plan.rounds() {
+        let making = paced(&shop.address, plan.round(), NEW_PER_S, 8, async |connection, number| {
+            let word = format!("new{round}x{number}");
+            let position = connection.send(&product(&word, &word)).await.expect("a position");
+            let acknowledged = Instant::now();
+            connection.send(&load::get_at(&format!("/v1/search?q={word}"), position)).await;
+            Some(acknowledged.elapsed())
+        });
+        let moving = paced(&shop.address, plan.round(), EVENTS_PER_S, CLIENTS, async |connection, number| {
+            connection.send(&receipt(number)).await;
+            None
+        });
+        let (load, _) = tokio::join!(making, moving);
+        println!("      {:.0} products/s, longest {:.1} ms", load.per_second(), load.percentile_ms(100));
+        p50.push((load.percentile_ms(50), None));
+        p99.push((load.percentile_ms(99), None));
+    }
+    let target = Target::None;
+    report.note(&Figure { group: GROUP, name: "searchable-p50", unit: "ms", target }, &p50);
+    let target = Target::ValueAtMost(100.0);
+    report.note(&Figure { group: GROUP, name: "searchable-p99", unit: "ms", target }, &p99);
     shop.stop().await;
     servers.stop().await;
 }

@@ -37,7 +37,9 @@ pub async fn run(mut options: Dev) -> anyhow::Result<ExitCode> {
         options.platform.nats_monitoring_url.get_or_insert(own.nats.monitoring_url());
     }
     options.platform.webhooks.to_loopback.get_or_insert(true);
-    options.platform.payments.sandbox.get_or_insert(true);
+    let payments = &mut options.platform.payments;
+    let is_a_trial = !payments.are_for_real_money();
+    payments.sandbox.get_or_insert(is_a_trial);
     if options.platform.webhooks.keys.is_empty() {
         options.platform.webhooks.keys.push(folder.key(WEBHOOKS_KEY)?.parse()?);
     }

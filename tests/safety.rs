@@ -220,6 +220,25 @@ async fn one_that_is_locked_out_waits_until_it_may_come_in_again() {
     assert_eq!(roles.send(Method::POST, "/v1/carts").await.0, 201);
 }
 
+/// Read models set aside what they can't read, and their checkpoint may be just there.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_read_at_a_checkpoint_keeps_nobody_out() {
+    let (nats, database_url) = (Nats::start().await, database_url().await);
+    let roles = Roles::start(nats.url(), &database_url, &["projections"]).await;
+    let context = nats.log().await.context().clone();
+    let unread = context.publish("ev.0.product.unreadable", "no commit".into()).await.expect("sent");
+    unread.await.expect("in the log");
+    let pool = sqlx::PgPool::connect(&database_url).await.expect("Postgres answers");
+    let there = "select count(*) from cartulary.lanes where reader like 'catalog%' and position = 1";
+    eventually("it is passed", async || {
+        let lanes: i64 = sqlx::query_scalar(there).fetch_one(&pool).await.expect("lanes");
+        (lanes > 0).then_some(())
+    })
+    .await;
+    drop(roles);
+    assert_eq!(served(&nats, &database_url, &[]).await, (200, 201));
+}
+
 /// Status of readiness, and of a command.
 async fn served(nats: &Nats, database_url: &str, flags: &[&str]) -> (u16, u16) {
     let roles = Roles::start(nats.url(), database_url, &[&["command-api"], flags].concat()).await;

@@ -1,5 +1,10 @@
 //! Sagas shared by processes that die: whatever happens to them, every checkout comes to its end, once.
 
+mod deaths;
+mod downtime;
+mod stories;
+mod world;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -155,13 +160,20 @@ async fn f02_a_death_at_each_step_of_the_sagas_charges_nobody_for_nothing() {
 }
 
 /// The provider's books, out of its reach for a while.
-async fn provider_is_down(shop: &Shop, is_down: bool) {
-    let pool = PgPool::connect(&shop.addresses.postgres).await.expect("Postgres answers");
+async fn provider_is_down(database: &str, is_down: bool) {
+    let pool = PgPool::connect(database).await.expect("Postgres answers");
+    // In their place stands a table that takes nothing, or who starts meanwhile would make an empty one.
     let rename = match is_down {
-        true => "alter table sandbox.operations rename to out_of_reach",
-        false => "alter table sandbox.out_of_reach rename to operations",
+        true => {
+            "alter table sandbox.operations rename to out_of_reach;
+                 create table sandbox.operations (like sandbox.out_of_reach, check (false))"
+        }
+        false => {
+            "drop table sandbox.operations;
+                  alter table sandbox.out_of_reach rename to operations"
+        }
     };
-    sqlx::query(rename).execute(&pool).await.expect("renamed");
+    sqlx::raw_sql(rename).execute(&pool).await.expect("renamed");
     pool.close().await;
 }
 
@@ -187,7 +199,7 @@ async fn operators_see_what_is_stuck_and_get_it_going() {
     let sku = shop.product("stuck", 5).await;
     let (fine, printed) = operate_sagas(admin, &["stuck"]).await;
     assert!(fine && printed.contains("nothing is stuck"), "{printed}");
-    provider_is_down(&shop, true).await;
+    provider_is_down(&shop.addresses.postgres, true).await;
     let order = shop.check_out(&shop.cart(&sku, 1).await, "tok_approve").await;
     eventually("its outcome is unknown", async || {
         steps(&story(&shop, &order).await).contains(&"payment.outcome_unknown").then_some(())
@@ -203,7 +215,7 @@ async fn operators_see_what_is_stuck_and_get_it_going() {
     assert!(printed.contains(&order) && printed.contains("authorize"), "{printed}");
     let (_, printed) = operate_sagas(admin, &["status"]).await;
     assert!(printed.contains("authorizing"), "{printed}");
-    provider_is_down(&shop, false).await;
+    provider_is_down(&shop.addresses.postgres, false).await;
     let (retried, printed) = operate_sagas(admin, &["retry", &order]).await;
     assert!(retried, "{printed}");
     assert_eq!(shop.settled(&order).await["status"], "confirmed");
@@ -226,7 +238,7 @@ async fn an_abandoned_checkout_takes_everything_back() {
     let shop = Shop::start(Folder::new()).await;
     let admin = &shop.addresses.admin;
     let sku = shop.product("abandoned", 5).await;
-    provider_is_down(&shop, true).await;
+    provider_is_down(&shop.addresses.postgres, true).await;
     let order = shop.check_out(&shop.cart(&sku, 2).await, "tok_approve").await;
     eventually("its outcome is unknown", async || {
         steps(&story(&shop, &order).await).contains(&"payment.outcome_unknown").then_some(())
@@ -242,7 +254,7 @@ async fn an_abandoned_checkout_takes_everything_back() {
     let during = story(&shop, &order).await;
     assert!(steps(&during).contains(&"payment.cancellation_requested"), "{during}");
     // The payment sees to it alone, however long that takes.
-    provider_is_down(&shop, false).await;
+    provider_is_down(&shop.addresses.postgres, false).await;
     let after = eventually("the money is back", async || {
         let (retried, printed) = operate_sagas(admin, &["retry", &order]).await;
         assert!(retried, "{printed}");

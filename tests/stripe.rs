@@ -3,6 +3,7 @@
 //! What counts is the provider's own ledger: what it took and kept for each order is what the order came to,
 //! and for an order that was cancelled it is nothing.
 
+mod disputes;
 mod faults;
 mod localstripe;
 mod outage;
@@ -255,6 +256,24 @@ async fn a_buyer_is_asked_who_they_are() {
     let order = scene.buy("threeDSecure2Required").await;
     assert_eq!(scene.settled(&order).await["status"], "cancelled");
     scene.books_agree(&[order]).await;
+}
+
+/// Whoever can choose the sandbox pays nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_key_for_real_money_the_sandbox_takes_no_payments() {
+    let psp = Psp::start(&[]).await;
+    let live = ["--no-seed", "--stripe-api-key", "sk_live_of_the_tests", "--stripe-url", &psp.url];
+    for (more, status) in [(&[][..], 422), (&["--sandbox", "true"], 202)] {
+        let shop = Shop::start_with(Folder::new(), &[&live[..], more].concat()).await;
+        let sku = shop.product("real", 5).await;
+        let path = format!("/v1/carts/{}/checkout", shop.cart(&sku, 1).await);
+        let free = shop.post(&path, &crate::support::shop::checkout("tok_approve")).await;
+        assert_eq!(free.status, status, "{free:?}");
+        if status == 422 {
+            assert_eq!(free.problem(), (422, "invalid", "/payment/method"));
+            assert_eq!(free.body["errors"][0]["detail"], "must be one of: stripe");
+        }
+    }
 }
 
 /// F3, F18: however often a checkout comes, there is one order and one payment intent.

@@ -4,11 +4,11 @@
 //! |-----------|---------------------------------------------------------------------------------|
 //! | Authorize | AuthorizationRequested                                                          |
 //! | Capture   | CaptureRequested                                                                |
-//! | Undo      | VoidRequested, RefundRequested, or CancellationRequested while a request is open |
+//! | Undo      | VoidRequested, RefundRequested, CancellationRequested while a request is open, or NothingToUndo |
 //! | Refund    | RefundRequested, RefundQueued while a request is open, or RefundFailed          |
 //! | Record    | what is news in a statement; Declined, CaptureFailed, RefundFailed, UndoRefused, OutcomeUnknown, ReviewRequired |
 //! | Abandon   | Abandoned, if a request is open                                                 |
-//! | Observe   | what is news in a statement: Authorized, AuthorizationAdjusted, Declined, ActionRequired, Captured, Voided, Refunded, RefundReversed, ChargedBack, StrayFound, StrayUndone |
+//! | Observe   | what is news in a statement: Authorized, AuthorizationAdjusted, Declined, ActionRequired, Captured, Voided, Refunded, RefundReversed, ChargedBack, ChargeBackReversed, StrayFound, StrayUndone |
 //!
 //! Only the sagas give these commands, so none is refused: what does not apply any more has no
 //! events. A request is in the log before the provider is called. While its outcome is unknown,
@@ -153,6 +153,9 @@ pub enum Event {
     CaptureFailed { reason: String },
     #[serde(rename = "payment.cancellation_requested")]
     CancellationRequested {},
+    /// There is nothing left of it, as after it was refunded as a whole, or charged back.
+    #[serde(rename = "payment.nothing_to_undo")]
+    NothingToUndo {},
     #[serde(rename = "payment.void_requested")]
     VoidRequested {
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -188,6 +191,9 @@ pub enum Event {
     RefundReversed { refund: String, amount: Money },
     #[serde(rename = "payment.charged_back")]
     ChargedBack { amount: Money },
+    /// The shop was found right: what the buyer's bank took back is here again.
+    #[serde(rename = "payment.charge_back_reversed")]
+    ChargeBackReversed { amount: Money },
     /// The provider refused to give money back: it's asked again then.
     #[serde(rename = "payment.undo_refused")]
     UndoRefused { operation: Operation, attempt: u32, reason: String, again_at: DateTime<Utc> },
@@ -266,6 +272,7 @@ impl Aggregate for Payment {
             }
             Event::AuthorizationAdjusted { .. }
             | Event::ChargedBack { .. }
+            | Event::ChargeBackReversed { .. }
             | Event::RefundQueued { .. }
             | Event::Refunded { .. }
             | Event::RefundFailed { .. }
@@ -284,7 +291,7 @@ impl Aggregate for Payment {
                 self.rounds += 1;
                 self.finish(&[Operation::Capture]);
             }
-            Event::CancellationRequested {} => self.to_be_undone = true,
+            Event::CancellationRequested {} | Event::NothingToUndo {} => self.to_be_undone = true,
             Event::VoidRequested { at, stray } => {
                 self.to_be_undone |= stray.is_none();
                 self.begin(Operation::Void, self.amounts.authorized, *at);

@@ -33,7 +33,7 @@ const DETAILS: &[&str] =
     &["sku", "title", "description", "brand", "category", "attributes", "images", "gtins", "price"];
 
 /// In the order of the aggregates' tables.
-const SHOWN: [Shown; 53] = [
+const SHOWN: [Shown; 55] = [
     Shown("product.created", DETAILS, None),
     Shown("product.changed", DETAILS, None),
     Shown("product.price_changed", &["price", "was"], None),
@@ -74,6 +74,7 @@ const SHOWN: [Shown; 53] = [
     Shown("payment.captured", AMOUNT, Some(AMOUNT)),
     Shown("payment.capture_failed", &["reason"], None),
     Shown("payment.cancellation_requested", &[], None),
+    Shown("payment.nothing_to_undo", &[], None),
     Shown("payment.void_requested", &[], None),
     Shown("payment.voided", &[], Some(&[])),
     // A refund's name may be the provider's.
@@ -83,6 +84,7 @@ const SHOWN: [Shown; 53] = [
     Shown("payment.refund_failed", &["amount", "reason"], None),
     Shown("payment.refund_reversed", AMOUNT, Some(AMOUNT)),
     Shown("payment.charged_back", AMOUNT, None),
+    Shown("payment.charge_back_reversed", AMOUNT, None),
     Shown("payment.undo_refused", &["operation", "attempt", "reason", "again_at"], None),
     Shown("payment.outcome_unknown", &["operation", "attempt", "look_up_at"], None),
     Shown("payment.review_required", &["operation"], None),

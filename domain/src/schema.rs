@@ -26,7 +26,8 @@ pub fn current(kind: &str) -> Option<u32> {
         "payment.action_required" | "payment.authorization_adjusted" | "payment.capture_failed" => 1,
         "payment.refund_queued" | "payment.refund_failed" | "payment.refund_reversed" => 1,
         "payment.charged_back" | "payment.undo_refused" | "payment.review_required" => 1,
-        "payment.stray_found" | "payment.stray_undone" | "payment.abandoned" => 1,
+        "payment.charge_back_reversed" | "payment.nothing_to_undo" | "payment.abandoned" => 1,
+        "payment.stray_found" | "payment.stray_undone" => 1,
         _ => return None,
     })
 }

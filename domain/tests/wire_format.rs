@@ -207,6 +207,8 @@ fn payment_events() -> Vec<payment::Event> {
         payment::Event::RefundFailed { refund: "refund:1".into(), amount, reason: reason.clone() },
         payment::Event::RefundReversed { refund, amount },
         payment::Event::ChargedBack { amount },
+        payment::Event::ChargeBackReversed { amount },
+        payment::Event::NothingToUndo {},
         payment::Event::UndoRefused { operation, attempt: 1, reason, again_at: at() },
         payment::Event::ReviewRequired { operation },
         payment::Event::StrayFound { provider_reference: "p-2".into(), authorized: amount, captured: amount },

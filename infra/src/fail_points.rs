@@ -33,6 +33,9 @@ pub const PROVIDER_ANSWERED: &str = "provider.answered";
 /// All on the way of a saga's input.
 pub const SAGAS: [&str; 3] = [SAGA_RECORDED, SAGA_ACTED, PROVIDER_ANSWERED];
 
+/// The environment variable that names a file, into which goes the name of each place that is passed.
+pub const PASSES: &str = "CARTULARY_PASSES";
+
 /// Reads what the environment says.
 pub fn set_up() {
     #[cfg(feature = "fail-points")]
@@ -41,6 +44,23 @@ pub fn set_up() {
 
 /// Dies here, if it was said so.
 pub fn may_die(here: &str) {
+    #[cfg(feature = "fail-points")]
+    note(here);
     let _ = here;
     fail::fail_point!(here, |_| std::process::abort());
+}
+
+/// So that a test can learn how often each place is passed, and be at each of these times once.
+#[cfg(feature = "fail-points")]
+fn note(here: &str) {
+    use std::fs::File;
+    use std::io::Write;
+    static PASSED: std::sync::LazyLock<Option<File>> = std::sync::LazyLock::new(|| {
+        let path = std::env::var_os(PASSES)?;
+        File::options().create(true).append(true).open(path).ok()
+    });
+    if let Some(mut passed) = PASSED.as_ref() {
+        // One write each, which others don't come between.
+        let _ = passed.write_all(format!("{here}\n").as_bytes());
+    }
 }

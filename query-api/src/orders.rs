@@ -173,7 +173,7 @@ fn payment(order: &orders::Order) -> Payment {
         authorized: amounts.authorized,
         captured: amounts.captured,
         refunded: amounts.refunded,
-        charged_back: amounts.charged_back,
+        charged_back: amounts.taken_back(),
     }
 }
 

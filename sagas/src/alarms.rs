@@ -26,11 +26,13 @@ pub(crate) fn of_payment(order_id: OrderId, event: &payment::Event) {
         | payment::Event::Captured { .. }
         | payment::Event::CaptureFailed { .. }
         | payment::Event::CancellationRequested {}
+        | payment::Event::NothingToUndo {}
         | payment::Event::VoidRequested { .. }
         | payment::Event::Voided {}
         | payment::Event::RefundQueued { .. }
         | payment::Event::RefundRequested { .. }
         | payment::Event::Refunded { .. }
+        | payment::Event::ChargeBackReversed { .. }
         | payment::Event::OutcomeUnknown { .. }
         | payment::Event::Abandoned { .. }
         | payment::Event::StrayUndone { .. } => return,

@@ -54,6 +54,7 @@ pub fn summary(event: &payment::Event) -> Option<Summary> {
         payment::Event::Captured { .. } => over("captured"),
         payment::Event::CaptureFailed { .. } => over("capture_failed"),
         payment::Event::Voided {} => over("voided"),
+        payment::Event::NothingToUndo {} => over("nothing_to_undo"),
         payment::Event::Refunded { .. } => over("refunded"),
         payment::Event::RefundFailed { .. } => over("refund_failed"),
         payment::Event::StrayUndone { .. } => over("stray_undone"),
@@ -63,6 +64,7 @@ pub fn summary(event: &payment::Event) -> Option<Summary> {
         | payment::Event::RefundQueued { .. }
         | payment::Event::RefundReversed { .. }
         | payment::Event::ChargedBack { .. }
+        | payment::Event::ChargeBackReversed { .. }
         | payment::Event::ReviewRequired { .. }
         | payment::Event::StrayFound { .. } => None,
     }
@@ -88,12 +90,14 @@ pub fn actions(input: &Input) -> Vec<Action> {
             | payment::Event::Captured { .. }
             | payment::Event::CaptureFailed { .. }
             | payment::Event::CancellationRequested {}
+            | payment::Event::NothingToUndo {}
             | payment::Event::Voided {}
             | payment::Event::RefundQueued { .. }
             | payment::Event::Refunded { .. }
             | payment::Event::RefundFailed { .. }
             | payment::Event::RefundReversed { .. }
             | payment::Event::ChargedBack { .. }
+            | payment::Event::ChargeBackReversed { .. }
             | payment::Event::ReviewRequired { .. }
             | payment::Event::StrayFound { .. }
             | payment::Event::Abandoned { .. }

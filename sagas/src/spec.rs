@@ -127,6 +127,17 @@ fn a_capture_that_fails_after_the_goods_are_gone_is_somebodys_to_see_to() {
 }
 
 #[test]
+fn what_is_paid_after_all_has_a_deadline_for_the_rest() {
+    let mut story = Story::sold_before_it_is_paid();
+    story.happens(&order_stream(), shipped(1, false));
+    assert!(story.deadline().is_empty());
+    assert_eq!(story.stage(), "capture_stuck");
+    assert_eq!(story.happens(&payment_stream(), captured()), ["set deadline"], "the last one has fired");
+    assert!(story.deadline().is_empty());
+    assert_eq!(story.stage(), "shipment_overdue");
+}
+
+#[test]
 fn refunds_and_returns_go_on_once_it_is_confirmed() {
     let mut story = Story::captured();
     let (id, amount, reason) = (Uuid::from_u128(9), gbp(400), "too small".to_owned());
@@ -251,6 +262,18 @@ fn a_cancellation_overtakes_the_confirmation() {
     assert_eq!(steps, ["cancel deadline", "undo"]);
     assert_eq!(story.happens(&payment_stream(), payment::Event::Voided {}), ["release/CUP", "release/MUG"]);
     story.ends(released, &["reopen", "cancel cancelled_by_buyer"]);
+}
+
+#[test]
+fn where_no_money_is_left_nobody_waits_for_it() {
+    let mut story = Story::confirmed();
+    story.happens(&payment_stream(), payment::Event::Captured { amount: gbp(2300) });
+    story.happens(&payment_stream(), payment::Event::ChargedBack { amount: gbp(2300) });
+    let steps = story.happens(&order_stream(), order::Event::CancellationRequested {});
+    assert_eq!(steps, ["cancel deadline", "undo"]);
+    let steps = story.happens(&payment_stream(), payment::Event::NothingToUndo {});
+    assert_eq!(steps, ["return/CUP 1", "return/MUG 5"]);
+    story.ends(returned, &["cancel cancelled_by_buyer"]);
 }
 
 #[test]

@@ -9,7 +9,8 @@ use infra::secret::Secret;
 #[derive(Debug, Clone, Args)]
 pub struct Payments {
     /// Take the sandbox's payment tokens, which move no money: whoever says tok_approve has paid. To try things
-    /// out, and never where goods are shipped [default: true in `dev`, else false]
+    /// out, and never where goods are shipped [default: true in `dev`, unless Stripe's key is one for real money;
+    /// else false]
     #[arg(long, env = "CARTULARY_SANDBOX", value_name = "BOOL")]
     pub sandbox: Option<bool>,
     /// Secret key of Stripe's API; without, there is no payment method stripe.
@@ -59,6 +60,13 @@ impl Payments {
             return_url: self.payment_return_url.clone(),
             answer_limit: Duration::from_millis(self.payment_answer_limit_ms),
         })
+    }
+
+    /// Whether there is a key that moves real money.
+    pub fn are_for_real_money(&self) -> bool {
+        let is_for_tests =
+            |key: &Secret| ["sk_test_", "rk_test_"].iter().any(|kind| key.reveal().starts_with(kind));
+        !self.stripe_api_key.as_ref().is_none_or(is_for_tests)
     }
 
     pub fn limits(&self) -> Limits {

@@ -81,6 +81,8 @@ While it runs, JSON at these paths controls it, and shows what it did:
   POST /_sim/settings  {\"idempotency\": \"only-2xx\", \"webhooks\": {\"duplicates_percent\": 50}}
   GET  /_sim/ledger    ?payment_intent=… or ?attempt_ref=…
   GET  /_sim/webhooks  every delivery, with its attempts
+  POST /_sim/disputes  {\"payment_intent\": \"pi_…\"}: the buyer's bank takes the money back (or an amount)
+  POST /_sim/disputes/{dispute}/won, or /lost: what the bank decides
   POST /_sim/challenges/{payment intent}/pass, or /fail: what the buyer does about 3-D Secure
 
 Faults and settings last until it ends; ledger, clock and deliveries for ever.";

@@ -113,14 +113,7 @@ async fn position(log: &dyn EventLog, moment: &Moment, now: DateTime<Utc>) -> an
         filter::At::Position(position) => return Ok(position.max(1)),
         filter::At::Time(time) => time,
     };
-    // Commits are recorded in time order, so their times can be searched by halves.
-    let (mut low, mut high) = (1, log.end().await? + 1);
-    while low < high {
-        let middle = low + (high - low) / 2;
-        let stored = log.read(middle).await?.context("the log ended while it was read")?;
-        if stored.commit.recorded_at < time { low = middle + 1 } else { high = middle }
-    }
-    Ok(low)
+    Ok(infra::log::first_at(log, time).await?)
 }
 
 /// The last position at or before the moment.

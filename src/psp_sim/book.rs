@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::methods::Decline;
-use super::money::{Intent, Metadata, Refund, RefundStatus};
+use super::money::{Dispute, DisputeStatus, Intent, Metadata, Refund, RefundStatus};
 use super::packed::Packed;
 
 /// One line of the ledger: a request with all that it changed and what was to be answered, or
@@ -100,6 +100,15 @@ pub enum Change {
         amount: i64,
         status: RefundStatus,
     },
+    Disputed {
+        dispute: Dispute,
+    },
+    DisputeClosed {
+        dispute: String,
+        intent: String,
+        amount: i64,
+        status: DisputeStatus,
+    },
     EndpointCreated {
         endpoint: Endpoint,
     },
@@ -133,6 +142,7 @@ impl Change {
         match self {
             Self::Created { intent } => Some(&intent.id),
             Self::Refunded { refund } => Some(&refund.intent),
+            Self::Disputed { dispute } => Some(&dispute.intent),
             Self::Updated { intent, .. }
             | Self::Challenged { intent, .. }
             | Self::Processing { intent, .. }
@@ -140,7 +150,8 @@ impl Change {
             | Self::Declined { intent, .. }
             | Self::Captured { intent, .. }
             | Self::Canceled { intent, .. }
-            | Self::RefundTurned { intent, .. } => Some(intent),
+            | Self::RefundTurned { intent, .. }
+            | Self::DisputeClosed { intent, .. } => Some(intent),
             Self::EndpointCreated { .. }
             | Self::EndpointDeleted { .. }
             | Self::Told { .. }
@@ -208,6 +219,7 @@ pub struct Saved {
 pub struct Book {
     pub intents: BTreeMap<String, Intent>,
     pub refunds: BTreeMap<String, Refund>,
+    pub disputes: BTreeMap<String, Dispute>,
     pub events: BTreeMap<String, Event>,
     pub endpoints: BTreeMap<String, Endpoint>,
     /// By endpoint and event.
@@ -256,6 +268,14 @@ impl Book {
                         self.due.remove(&(at_ms, refund.id.clone()));
                     }
                     refund.status = *status;
+                }
+            }
+            Change::Disputed { dispute } => {
+                self.disputes.insert(dispute.id.clone(), dispute.clone());
+            }
+            Change::DisputeClosed { dispute, status, .. } => {
+                if let Some(dispute) = self.disputes.get_mut(dispute) {
+                    dispute.status = *status;
                 }
             }
             Change::EndpointCreated { endpoint } => {

@@ -17,6 +17,8 @@ pub enum Operation {
     ListRefunds,
     RetrieveCharge,
     ListCharges,
+    RetrieveDispute,
+    ListDisputes,
     RetrieveEvent,
     ListEvents,
     CreateEndpoint,
@@ -57,6 +59,8 @@ impl Operation {
             Self::ListRefunds => "refunds.list",
             Self::RetrieveCharge => "charges.retrieve",
             Self::ListCharges => "charges.list",
+            Self::RetrieveDispute => "disputes.retrieve",
+            Self::ListDisputes => "disputes.list",
             Self::RetrieveEvent => "events.retrieve",
             Self::ListEvents => "events.list",
             Self::CreateEndpoint => "webhook_endpoints.create",
@@ -66,7 +70,7 @@ impl Operation {
         }
     }
 
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::CreateIntent,
         Self::RetrieveIntent,
         Self::UpdateIntent,
@@ -80,6 +84,8 @@ impl Operation {
         Self::ListRefunds,
         Self::RetrieveCharge,
         Self::ListCharges,
+        Self::RetrieveDispute,
+        Self::ListDisputes,
         Self::RetrieveEvent,
         Self::ListEvents,
         Self::CreateEndpoint,
@@ -117,6 +123,8 @@ pub fn route<'a>(method: &str, path: &'a str) -> Option<(Operation, &'a str)> {
         ("GET", ["refunds", _]) => Operation::RetrieveRefund,
         ("GET", ["charges"]) => Operation::ListCharges,
         ("GET", ["charges", _]) => Operation::RetrieveCharge,
+        ("GET", ["disputes"]) => Operation::ListDisputes,
+        ("GET", ["disputes", _]) => Operation::RetrieveDispute,
         ("GET", ["events"]) => Operation::ListEvents,
         ("GET", ["events", _]) => Operation::RetrieveEvent,
         ("POST", ["webhook_endpoints"]) => Operation::CreateEndpoint,

@@ -7,6 +7,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::book::{Book, Change};
+use super::decide::{Moment, disputes};
 use super::faults::Fault;
 use super::idempotency::Profile;
 use super::lines::{Line, time};
@@ -22,6 +24,14 @@ const ADVANCE_MAX_MS: i64 = 366 * 24 * 60 * 60 * 1000;
 #[serde(deny_unknown_fields)]
 struct Advance {
     advance_ms: i64,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Dispute {
+    payment_intent: String,
+    /// All that was captured, if nothing is said.
+    amount: Option<i64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -83,10 +93,17 @@ fn carry_out(sim: &Sim, asked: &Asked) -> Result<Reply, Refusal> {
         ("POST", ["settings"]) => set(sim, json_body(&asked.body)?)?,
         ("GET", ["ledger"]) => ledger(sim, &asked.query),
         ("GET", ["webhooks"]) => webhooks(sim),
+        ("POST", ["disputes"]) => {
+            let Dispute { payment_intent, amount } = json_body(&asked.body)?;
+            disputed(sim, |book, moment| disputes::open(book, &payment_intent, amount, moment))?
+        }
+        ("POST", ["disputes", id, verdict @ ("won" | "lost")]) => {
+            disputed(sim, |book, moment| disputes::close(book, id, *verdict == "won", moment))?
+        }
         ("GET", ["challenges", id]) => return challenge(sim, id),
         ("POST", ["challenges", id, verdict @ ("pass" | "fail")]) => return end(sim, id, *verdict == "pass"),
         _ => {
-            let what = "faults, clock, settings, ledger, webhooks, challenges/{payment intent}";
+            let what = "faults, clock, settings, ledger, webhooks, challenges/{payment intent}, disputes";
             let message = format!("Below /_sim there are: {what}.");
             return Err(Refusal::new(404, "invalid_request_error", message));
         }
@@ -191,6 +208,21 @@ fn challenge(sim: &Sim, id: &str) -> Result<Reply, Refusal> {
         form("pass", "Pass the challenge"),
         form("fail", "Fail it"),
     )))
+}
+
+/// Records what a buyer's bank does; the dispute as it is then.
+fn disputed(
+    sim: &Sim,
+    decide: impl FnOnce(&Book, Moment<'_>) -> Result<Vec<Change>, Refusal>,
+) -> Result<Value, Refusal> {
+    sim.happens(decide, |book, changes| {
+        let id = changes.iter().find_map(|change| match change {
+            Change::Disputed { dispute } => Some(&dispute.id),
+            Change::DisputeClosed { dispute, .. } => Some(dispute),
+            _ => None,
+        });
+        id.and_then(|id| book.disputes.get(id)).map(super::objects::dispute).unwrap_or_default()
+    })
 }
 
 fn end(sim: &Sim, id: &str, passed: bool) -> Result<Reply, Refusal> {

@@ -6,7 +6,7 @@ use chrono::{DateTime, SecondsFormat};
 use serde::Serialize;
 
 use super::book::{Book, Change, Record};
-use super::money::{Intent, Metadata, RefundStatus};
+use super::money::{DisputeStatus, Intent, Metadata, RefundStatus};
 
 #[derive(Debug, Clone, Serialize)]
 pub struct Line {
@@ -14,7 +14,7 @@ pub struct Line {
     pub number: u64,
     pub at: String,
     /// created, challenged, processing, authorised, declined, captured, canceled, refunded,
-    /// refund_succeeded, refund_failed
+    /// refund_succeeded, refund_failed, charged_back, reinstated, dispute_lost
     pub what: &'static str,
     pub payment_intent: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -110,6 +110,9 @@ fn moved<'a>(change: &'a Change, book: &Book) -> Option<Move<'a>> {
             let what = if failed { "refund_failed" } else { "refund_succeeded" };
             Move { refund: Some(refund), ..plain(what, *amount) }
         }
+        Change::Disputed { dispute } => plain("charged_back", dispute.amount),
+        Change::DisputeClosed { amount, status: DisputeStatus::Won, .. } => plain("reinstated", *amount),
+        Change::DisputeClosed { amount, .. } => plain("dispute_lost", *amount),
         Change::Updated { .. }
         | Change::EndpointCreated { .. }
         | Change::EndpointDeleted { .. }

@@ -81,6 +81,8 @@ pub struct Intent {
     pub verdict: Option<Decline>,
     pub canceled_ms: Option<i64>,
     pub cancellation_reason: Option<String>,
+    #[serde(default)]
+    pub disputed: bool,
     /// Before that time, neither lists nor searches nor reads show it.
     pub visible_ms: i64,
 }
@@ -144,7 +146,9 @@ impl Intent {
             }
             Change::Refunded { refund } => self.refunded += refund.amount,
             Change::RefundTurned { status: RefundStatus::Failed, amount, .. } => self.refunded -= amount,
-            Change::RefundTurned { .. }
+            Change::Disputed { .. } => self.disputed = true,
+            Change::DisputeClosed { .. }
+            | Change::RefundTurned { .. }
             | Change::Created { .. }
             | Change::EndpointCreated { .. }
             | Change::EndpointDeleted { .. }
@@ -190,4 +194,35 @@ pub struct Refund {
     /// When it becomes something else, and what.
     pub turns: Option<(i64, RefundStatus)>,
     pub visible_ms: i64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DisputeStatus {
+    NeedsResponse,
+    Won,
+    Lost,
+}
+
+impl DisputeStatus {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NeedsResponse => "needs_response",
+            Self::Won => "won",
+            Self::Lost => "lost",
+        }
+    }
+}
+
+/// A buyer who says at their bank that they should not have been charged. The money is withdrawn at once, and
+/// comes back if it is won.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Dispute {
+    pub id: String,
+    pub intent: String,
+    pub charge: String,
+    pub created_ms: i64,
+    pub amount: i64,
+    pub currency: String,
+    pub status: DisputeStatus,
 }

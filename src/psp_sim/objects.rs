@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::book::{Book, Endpoint, Event};
-use super::money::{Capture, Intent, Refund, Status};
+use super::money::{Capture, Dispute, DisputeStatus, Intent, Refund, Status};
 
 /// The version of Stripe's API whose shapes these are.
 pub const API_VERSION: &str = "2025-03-31.basil";
@@ -69,7 +69,7 @@ pub fn charge(intent: &Intent) -> Option<Value> {
         "currency": intent.currency,
         "customer": null,
         "description": intent.description,
-        "disputed": false,
+        "disputed": intent.disputed,
         "failure_code": failed.map(|decline| &decline.code),
         "failure_message": failed.map(|decline| &decline.message),
         "livemode": false,
@@ -94,6 +94,32 @@ pub fn refund(refund: &Refund) -> Value {
         "payment_intent": refund.intent,
         "reason": refund.reason,
         "status": refund.status.name(),
+    })
+}
+
+/// With what it moved of the shop's money, apart from fees.
+pub fn dispute(dispute: &Dispute) -> Value {
+    let moved = |category: &str, amount: i64| {
+        json!({"object": "balance_transaction", "amount": amount, "currency": dispute.currency,
+            "reporting_category": category, "source": dispute.id, "type": "adjustment"})
+    };
+    let mut transactions = vec![moved("dispute", -dispute.amount)];
+    transactions
+        .extend((dispute.status == DisputeStatus::Won).then(|| moved("dispute_reversal", dispute.amount)));
+    json!({
+        "id": dispute.id,
+        "object": "dispute",
+        "amount": dispute.amount,
+        "balance_transactions": transactions,
+        "charge": dispute.charge,
+        "created": seconds(dispute.created_ms),
+        "currency": dispute.currency,
+        "is_charge_refundable": false,
+        "livemode": false,
+        "metadata": {},
+        "payment_intent": dispute.intent,
+        "reason": "fraudulent",
+        "status": dispute.status.name(),
     })
 }
 

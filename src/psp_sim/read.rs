@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::book::{Answer, Book, Event};
 use super::call::{Call, Operation};
 use super::decide::{Decision, Moment};
-use super::money::Intent;
+use super::money::{Dispute, Intent};
 use super::objects;
 use super::params::{Params, Period};
 use super::refusal::Refusal;
@@ -28,6 +28,12 @@ pub fn read(book: &Book, call: &Call, moment: Moment<'_>) -> Result<Decision, Re
         Operation::ListRefunds => refunds(book, call, moment)?,
         Operation::RetrieveCharge => charge(book, call, moment)?,
         Operation::ListCharges => charges(book, call, moment)?,
+        Operation::RetrieveDispute => {
+            call.params.only(&[])?;
+            let found = book.disputes.get(&call.id);
+            objects::dispute(found.ok_or_else(|| Refusal::unknown("dispute", &call.id))?)
+        }
+        Operation::ListDisputes => disputes(book, call)?,
         Operation::RetrieveEvent => {
             call.params.only(&[])?;
             let event = book.events.get(&call.id).ok_or_else(|| Refusal::unknown("event", &call.id))?;
@@ -121,6 +127,19 @@ fn charges(book: &Book, call: &Call, moment: Moment<'_>) -> Result<Value, Refusa
         None => book.intents.values().filter(is_meant).filter_map(charge).collect(),
     };
     page(&charges, call, |_| true, Value::clone)
+}
+
+fn disputes(book: &Book, call: &Call) -> Result<Value, Refusal> {
+    let params = &call.params;
+    params.only(&["payment_intent", "charge", "created", "limit", "starting_after", "ending_before"])?;
+    let (intent, charge) = (params.text("payment_intent"), params.text("charge"));
+    let period = params.period("created")?;
+    let keep = |dispute: &Dispute| {
+        is_within(dispute.created_ms, period)
+            && intent.is_none_or(|intent| intent == dispute.intent)
+            && charge.is_none_or(|charge| charge == dispute.charge)
+    };
+    page(&book.disputes, call, keep, objects::dispute)
 }
 
 fn events(book: &Book, call: &Call) -> Result<Value, Refusal> {

@@ -318,14 +318,28 @@ impl Sim {
     /// # Errors
     /// There is none, or it waits for nobody.
     pub fn end_challenge(&self, id: &str, passed: bool) -> Result<Intent, Refusal> {
+        let unknown = || Refusal::unknown("payment_intent", id);
+        let end = |book: &Book, moment: Moment<'_>| {
+            decide::challenge_ended(book.intents.get(id).ok_or_else(unknown)?, passed, moment)
+        };
+        self.happens(end, |book, _| book.intents.get(id).cloned())?.ok_or_else(unknown)
+    }
+
+    /// Records what somebody else does, such as a buyer or their bank; gives what is to be seen after it.
+    ///
+    /// # Errors
+    /// It can't be.
+    pub fn happens<T>(
+        &self,
+        decide: impl FnOnce(&Book, Moment<'_>) -> Result<Vec<Change>, Refusal>,
+        see: impl FnOnce(&Book, &[Change]) -> T,
+    ) -> Result<T, Refusal> {
         let mut core = self.lock();
         let at_ms = self.now_ms(&core);
         self.turn_what_is_due(&mut core, at_ms);
-        let unknown = || Refusal::unknown("payment_intent", id);
-        let intent = core.book.intents.get(id).ok_or_else(unknown)?;
-        let changes = decide::challenge_ended(intent, passed, self.moment(&core, at_ms))?;
-        self.append(&mut core, at_ms, None, changes, None);
-        core.book.intents.get(id).cloned().ok_or_else(unknown)
+        let changes = decide(&core.book, self.moment(&core, at_ms))?;
+        self.append(&mut core, at_ms, None, changes.clone(), None);
+        Ok(see(&core.book, &changes))
     }
 
     /// Moves the clock on; gives its time then.

@@ -3,7 +3,9 @@
 mod answers;
 mod bad_input;
 mod checkout;
+mod counters;
 mod crash;
+mod freshness;
 mod fulfilment;
 mod quotes;
 mod reports;

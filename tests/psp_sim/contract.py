@@ -3,8 +3,10 @@
 Arguments: folder of the client, URL of the simulator. Prints "ok" after the last check.
 """
 import http.server
+import json
 import sys
 import threading
+import urllib.request
 
 sys.path.insert(0, sys.argv[1])
 import stripe  # noqa: E402
@@ -28,6 +30,11 @@ def hold(reference, **more):
                       payment_method="pm_card_visa", payment_method_types=["card"],
                       metadata={"attempt_ref": reference})
     return stripe.PaymentIntent.create(**{**parameters, **more})
+
+
+def bank(path, **more):
+    request = urllib.request.Request(f"{sys.argv[2]}/_sim/{path}", json.dumps(more).encode(), method="POST")
+    return json.load(urllib.request.urlopen(request))
 
 
 class Hooks(http.server.BaseHTTPRequestHandler):
@@ -81,6 +88,23 @@ refused(stripe.SignatureVerificationError,
 stripe.WebhookEndpoint.delete(endpoint.id)
 assert not stripe.WebhookEndpoint.list().data
 
+# Disputed and won; what the bank has can't be given back.
+disputed = stripe.PaymentIntent.capture(hold("disputed").id)
+dispute = stripe.Dispute.retrieve(bank("disputes", payment_intent=disputed.id)["id"])
+assert (dispute.status, dispute.amount, dispute.payment_intent) == ("needs_response", 1000, disputed.id)
+assert [moved.amount for moved in dispute.balance_transactions] == [-1000]
+assert stripe.PaymentIntent.retrieve(disputed.id, expand=["latest_charge"]).latest_charge.disputed
+kept = refused(stripe.InvalidRequestError, lambda: stripe.Refund.create(payment_intent=disputed.id))
+assert kept.code == "charge_disputed"
+bank(f"disputes/{dispute.id}/won")
+won = stripe.Dispute.list(payment_intent=disputed.id).data[0]
+assert won.status == "won" and [moved.amount for moved in won.balance_transactions] == [-1000, 1000]
+kinds = [event.type for event in stripe.Event.list(type="charge.dispute.*")]
+assert kinds == ["charge.dispute.funds_reinstated", "charge.dispute.closed", "charge.dispute.funds_withdrawn",
+                 "charge.dispute.created"], kinds
+event = stripe.Event.list(type="charge.dispute.closed").data[0]
+assert (event.data.object.object, event.data.object.id) == ("dispute", dispute.id)
+
 # Released; and what is not possible any more.
 released = stripe.PaymentIntent.cancel(hold("two").id, cancellation_reason="abandoned")
 assert (released.status, released.cancellation_reason) == ("canceled", "abandoned")
@@ -113,7 +137,7 @@ refused(stripe.InvalidRequestError, lambda: hold("six", payment_method_data={"ca
 found = stripe.PaymentIntent.search(query="metadata['attempt_ref']:'five'")
 assert [intent.metadata["attempt_ref"] for intent in found.auto_paging_iter()] == ["five"]
 references = [intent.metadata["attempt_ref"] for intent in stripe.PaymentIntent.list(limit=2).auto_paging_iter()]
-assert references == ["five", "four", "three", "two", "one"], references
+assert references == ["five", "four", "three", "two", "disputed", "one"], references
 kinds = [event.type for event in stripe.Event.list(limit=3, type="payment_intent.canceled").auto_paging_iter()]
 assert kinds == ["payment_intent.canceled"]
 print("ok")

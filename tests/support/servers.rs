@@ -211,12 +211,16 @@ static DATABASES: AtomicU32 = AtomicU32::new(0);
 
 /// URL of a fresh database.
 pub async fn database_url() -> String {
-    let postgres = POSTGRES.get_or_init(start_postgres).await;
+    database_of(&POSTGRES.get_or_init(start_postgres).await.url).await
+}
+
+/// URL of a fresh database of this server.
+pub async fn database_of(server: &str) -> String {
     let name = format!("test_{}", DATABASES.fetch_add(1, Ordering::Relaxed));
-    let mut connection = PgConnection::connect(&postgres.url).await.expect("Postgres answers");
+    let mut connection = PgConnection::connect(server).await.expect("Postgres answers");
     let create = AssertSqlSafe(format!("create database {name}"));
     sqlx::raw_sql(create).execute(&mut connection).await.expect("a database");
-    let (server, _) = postgres.url.rsplit_once('/').expect("a database in the URL");
+    let (server, _) = server.rsplit_once('/').expect("a database in the URL");
     format!("{server}/{name}")
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use infra::feed::{Feed, Follower};
 use infra::lanes::Lease;
-use infra::log::{EventLog, Unavailable};
+use infra::log::first_at;
 use serde::{Deserialize, Serialize};
 use sqlx::{Connection, FromRow, PgConnection, PgPool};
 use utoipa::ToSchema;
@@ -62,7 +62,7 @@ impl Endpoints {
     pub async fn replay(&self, endpoint: Uuid, from: From) -> Result<Replay, Error> {
         let from = match from {
             From::Position(position) => position.max(1),
-            From::Time(time) => first_since(self.log(), time).await?,
+            From::Time(time) => first_at(self.log(), time).await?,
         };
         self.get(endpoint).await?;
         let until = self.log().end().await?;
@@ -78,19 +78,6 @@ impl Endpoints {
         begin(endpoint, from, until, true, &mut connection).await?;
         Ok(Replay { from, until })
     }
-}
-
-/// The first position that was recorded at this time or later. Commits are recorded in the order of time, so it is
-/// searched by halves.
-async fn first_since(log: &dyn EventLog, time: DateTime<Utc>) -> Result<u64, Error> {
-    let (mut low, mut high) = (1, log.end().await? + 1);
-    while low < high {
-        let middle = low + (high - low) / 2;
-        let stored = log.read(middle).await?;
-        let stored = stored.ok_or_else(|| Unavailable::because("a replica of the log is behind"))?;
-        if stored.commit.recorded_at < time { low = middle + 1 } else { high = middle }
-    }
-    Ok(low)
 }
 
 pub(crate) async fn begin(

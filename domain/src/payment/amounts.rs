@@ -16,7 +16,11 @@ pub struct Amounts {
     pub captured: i64,
     /// Without what came back of it.
     pub refunded: i64,
+    /// By the buyer's bank, some of which may be here again.
     pub charged_back: i64,
+    /// Of what was charged back, what is here again.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub reinstated: i64,
     pub is_voided: bool,
     pub is_declined: bool,
     /// The buyer is to do something, such as to prove who they are.
@@ -91,9 +95,13 @@ impl Amounts {
             Event::ChargedBack { amount } => {
                 self.charged_back = self.charged_back.saturating_add(amount.amount);
             }
+            Event::ChargeBackReversed { amount } => {
+                self.reinstated = self.reinstated.saturating_add(amount.amount);
+            }
             Event::CaptureRequested { .. }
             | Event::CaptureFailed { .. }
             | Event::CancellationRequested {}
+            | Event::NothingToUndo {}
             | Event::VoidRequested { .. }
             | Event::RefundQueued { .. }
             | Event::RefundRequested { .. }
@@ -126,7 +134,7 @@ impl Amounts {
     fn status_of_captured(&self) -> Status {
         let kept = self.captured.saturating_sub(self.refunded);
         match self {
-            _ if self.charged_back > 0 => Status::ChargedBack,
+            _ if self.taken_back() > 0 => Status::ChargedBack,
             _ if kept <= 0 => Status::Refunded,
             _ if kept > self.requested => Status::Overcharged,
             _ if self.refunded > 0 => Status::PartiallyRefunded,
@@ -138,7 +146,13 @@ impl Amounts {
     /// What can still be given back, or taken back by the buyer's bank.
     #[must_use]
     pub fn kept(&self) -> i64 {
-        self.captured.saturating_sub(self.refunded).saturating_sub(self.charged_back).max(0)
+        self.captured.saturating_sub(self.refunded).saturating_sub(self.taken_back()).max(0)
+    }
+
+    /// What the buyer's bank took back, and has.
+    #[must_use]
+    pub fn taken_back(&self) -> i64 {
+        self.charged_back.saturating_sub(self.reinstated)
     }
 
     /// It may be captured: it's authorised, and neither captured nor voided.
@@ -146,4 +160,9 @@ impl Amounts {
     pub fn is_capturable(&self) -> bool {
         self.authorized > 0 && self.captured == 0 && !self.is_voided
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks by reference")]
+fn is_zero(amount: &i64) -> bool {
+    *amount == 0
 }

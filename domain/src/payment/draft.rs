@@ -38,14 +38,19 @@ impl Draft {
 
     /// Whatever was taken is to be given back.
     pub fn undo(&mut self) {
-        if self.state.open.is_some() && !self.state.to_be_undone {
+        let is_news = !self.state.to_be_undone;
+        if self.state.open.is_some() && is_news {
             self.record(Event::CancellationRequested {});
         } else if self.state.amounts.requested > 0 {
-            self.state.to_be_undone = true;
             // Who wants it undone now does not mean what was given up before.
             self.state.is_given_up = false;
         }
+        self.state.to_be_undone = true;
         self.go_on();
+        // Who waits for the money is told, too, if there is none to wait for.
+        if self.events.is_empty() && is_news {
+            self.record(Event::NothingToUndo {});
+        }
     }
 
     /// Some of what was captured is to be given back.
@@ -158,6 +163,11 @@ impl Draft {
         if charged_back > 0 {
             self.record(Event::ChargedBack { amount: self.money(charged_back) });
         }
+        let reinstated = statement.reinstated.min(self.state.amounts.charged_back);
+        let reinstated = reinstated.saturating_sub(self.state.amounts.reinstated);
+        if reinstated > 0 {
+            self.record(Event::ChargeBackReversed { amount: self.money(reinstated) });
+        }
         self.nothing_is_left();
     }
 
@@ -232,7 +242,7 @@ impl Draft {
         let refunded = done.fold(0_i64, |sum, refund| sum.saturating_add(refund.amount));
         let is_undone = match statement.state {
             State::Voided | State::Declined { .. } => true,
-            State::Captured => refunded.saturating_add(statement.charged_back) >= statement.captured,
+            State::Captured => refunded.saturating_add(statement.taken_back()) >= statement.captured,
             State::Processing | State::ActionRequired | State::Authorized => false,
         };
         let money = |amount| Money::new(amount, statement.currency);

@@ -59,7 +59,16 @@ fn statement(state: State) -> Statement {
     let captured = if state == State::Captured { 1000 } else { 0 };
     let authorized = if matches!(state, State::Authorized | State::Captured) { 1000 } else { 0 };
     let (reference, currency) = ("p-1".to_owned(), amount().currency);
-    Statement { reference, state, currency, authorized, captured, charged_back: 0, refunds: Vec::new() }
+    Statement {
+        reference,
+        state,
+        currency,
+        authorized,
+        captured,
+        charged_back: 0,
+        reinstated: 0,
+        refunds: Vec::new(),
+    }
 }
 
 fn with_refund(name: Option<&str>, amount: i64, state: RefundState) -> Statement {
@@ -305,7 +314,17 @@ fn amounts_are_what_the_provider_states() {
     let charged_back = Statement { charged_back: 1200, captured: 1200, ..statement(State::Captured) };
     let gone = over.when(observe(charged_back)).then([Event::ChargedBack { amount: gbp(1200) }]);
     assert_eq!(gone.state().status(), Status::ChargedBack);
-    gone.when(Command::Undo { at: NOW }).then_nothing();
+    let gone = gone.when(Command::Undo { at: NOW }).then([Event::NothingToUndo {}]);
+    let gone = gone.when(Command::Undo { at: NOW }).then_nothing();
+    // The shop was found right, in part: so much can be given back now, and an old statement takes nothing away.
+    let charged_back = Statement { charged_back: 1200, captured: 1200, ..statement(State::Captured) };
+    let won = Statement { reinstated: 1000, ..charged_back.clone() };
+    let back =
+        Event::RefundRequested { amount: gbp(1000), refund: "refund".into(), at: Some(NOW), stray: None };
+    gone.when(observe(won))
+        .then([Event::ChargeBackReversed { amount: gbp(1000) }, back])
+        .when(observe(charged_back))
+        .then_nothing();
 }
 
 #[test]

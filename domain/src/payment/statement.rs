@@ -18,8 +18,19 @@ pub struct Statement {
     /// What is or was authorised, in minor units.
     pub authorized: i64,
     pub captured: i64,
+    /// What the buyer's bank took back, whether or not it is here again.
     pub charged_back: i64,
+    /// Of that, what is here again.
+    pub reinstated: i64,
     pub refunds: Vec<Refund>,
+}
+
+impl Statement {
+    /// What the buyer's bank took back, and has.
+    #[must_use]
+    pub fn taken_back(&self) -> i64 {
+        self.charged_back.saturating_sub(self.reinstated)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

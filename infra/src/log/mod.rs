@@ -8,6 +8,7 @@ mod direct_get;
 mod drift;
 mod jetstream;
 mod memory;
+mod moment;
 mod subjects;
 
 use bytes::Bytes;
@@ -20,6 +21,7 @@ use futures_util::stream::BoxStream;
 pub(crate) use jetstream::ACK_LIMIT;
 pub use jetstream::{JetStreamLog, LogSettings};
 pub use memory::MemoryLog;
+pub use moment::first_at;
 pub use subjects::subject;
 
 /// A commit in the form in which it is stored.

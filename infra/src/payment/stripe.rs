@@ -13,7 +13,10 @@
 //! Each payment carries the order's id and its key in its metadata, each refund as well: that is how they are
 //! found when an answer is lost. Lists show what was made as soon as it is made, Stripe's search does not.
 
+mod amounts;
 mod api;
+mod books;
+mod moves;
 mod objects;
 pub mod webhook;
 
@@ -21,24 +24,19 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use domain::OrderId;
-use domain::payment::{Operation, Request, State, Statement};
+use domain::payment::{Operation, Request, Statement};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
 use super::{Answer, NoAnswer, Page, PaymentProvider, Wanted};
 use crate::secret::Secret;
 use api::{Api, Failure};
-use objects::{Intent, List, RefundObject};
+use moves::{Moves, RefundObject};
+use objects::Intent;
 
 pub use api::SetupError;
 
 pub const NAME: &str = "stripe";
-
-/// Most objects of a page.
-const PAGE_MAX: &str = "100";
-
-/// Most pages that are read in search of an order's payment.
-const PAGES_MAX: usize = 100;
 
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -67,10 +65,7 @@ impl Stripe {
     async fn carry_out(&self, request: &Request) -> Result<Answer, NoAnswer> {
         let done = match request.open.operation {
             Operation::Authorize => self.authorize(request).await,
-            Operation::Capture => {
-                let amount = request.amount.amount.to_string();
-                self.move_on(request, "capture", &[("amount_to_capture", &amount)]).await
-            }
+            Operation::Capture => self.capture(request).await,
             Operation::Void => self.move_on(request, "cancel", &[]).await,
             Operation::Refund => self.refund(request).await,
         };
@@ -84,7 +79,7 @@ impl Stripe {
 
     async fn authorize(&self, request: &Request) -> Result<Statement, Failure> {
         let (key, order_id) = (request.idempotency_key(), request.order_id.to_string());
-        let amount = request.amount.amount.to_string();
+        let amount = amount(request)?;
         let currency = request.amount.currency.code().to_ascii_lowercase();
         let mut form = vec![
             ("amount", amount.as_str()),
@@ -102,7 +97,11 @@ impl Stripe {
         if intent.order_id() != Some(request.order_id) {
             return Err(NoAnswer("the answer is about another order".to_owned()).into());
         }
-        Ok(intent.statement(&[])?)
+        Ok(intent.statement(&Moves::default())?)
+    }
+
+    async fn capture(&self, request: &Request) -> Result<Statement, Failure> {
+        self.move_on(request, "capture", &[("amount_to_capture", &amount(request)?)]).await
     }
 
     /// Captures or cancels. Where the payment is at its end already, that is the answer.
@@ -128,13 +127,13 @@ impl Stripe {
         if intent.id != id {
             return Err(NoAnswer("the answer is about another payment".to_owned()).into());
         }
-        Ok(intent.statement(&[])?)
+        Ok(intent.statement(&Moves::default())?)
     }
 
     async fn refund(&self, request: &Request) -> Result<Statement, Failure> {
         let id = reference(request)?;
         let (key, order_id) = (request.idempotency_key(), request.order_id.to_string());
-        let amount = request.amount.amount.to_string();
+        let amount = amount(request)?;
         let form = [
             ("payment_intent", id),
             ("amount", amount.as_str()),
@@ -153,112 +152,16 @@ impl Stripe {
         let mut statement = found.ok_or_else(|| NoAnswer("the payment is not in its books".to_owned()))?;
         // It may not be listed yet.
         if !statement.refunds.iter().any(|refund| refund.reference == made.id) {
-            statement.refunds.push(made.refund(Some(request.order_id)));
+            statement.refunds.push(made.refund(Some(request.order_id), request.amount.currency));
         }
         Ok(statement)
     }
-
-    /// A payment with its refunds, if it is this order's.
-    async fn retrieve(&self, id: &str, order_id: OrderId) -> Result<Option<Statement>, NoAnswer> {
-        let Some(intent) = self.intent(id).await? else { return Ok(None) };
-        if intent.order_id() != Some(order_id) {
-            tracing::warn!(order = %order_id, reference = id, "a payment was taken for this order's, and is not");
-            return Ok(None);
-        }
-        let refunds = match intent.is_captured() {
-            true => self.refunds(&intent.id).await?,
-            false => Vec::new(),
-        };
-        intent.statement(&refunds).map(Some)
-    }
-
-    async fn intent(&self, id: &str) -> Result<Option<Intent>, NoAnswer> {
-        let path = format!("/v1/payment_intents/{}", checked(id)?);
-        self.api.get(&path, &[("expand[]", "latest_charge")]).await
-    }
-
-    async fn refunds(&self, id: &str) -> Result<Vec<RefundObject>, NoAnswer> {
-        let mut all: Vec<RefundObject> = Vec::new();
-        for _ in 0..PAGES_MAX {
-            let mut query = vec![("payment_intent", id), ("limit", PAGE_MAX)];
-            let last = all.last().map(|refund| refund.id.clone());
-            query.extend(last.as_deref().map(|last| ("starting_after", last)));
-            let page: Option<List<RefundObject>> = self.api.get("/v1/refunds", &query).await?;
-            let List { data, has_more } = page.ok_or_else(no_list)?;
-            let is_last = !has_more || data.is_empty();
-            all.extend(data);
-            if is_last {
-                return Ok(all);
-            }
-        }
-        Err(NoAnswer("a payment with more refunds than can be read".to_owned()))
-    }
-
-    /// A page of the payments made in this time, newest first.
-    async fn made(
-        &self,
-        since: Option<DateTime<Utc>>,
-        until: Option<DateTime<Utc>>,
-        after: Option<&str>,
-    ) -> Result<List<Intent>, NoAnswer> {
-        let seconds = |at: DateTime<Utc>| at.timestamp().to_string();
-        let (since, until) = (since.map(seconds), until.map(seconds));
-        let mut query = vec![("limit", PAGE_MAX), ("expand[]", "data.latest_charge")];
-        query.extend(since.as_deref().map(|since| ("created[gte]", since)));
-        query.extend(until.as_deref().map(|until| ("created[lte]", until)));
-        query.extend(after.map(|after| ("starting_after", after)));
-        self.api.get("/v1/payment_intents", &query).await?.ok_or_else(no_list)
-    }
-
-    async fn find(&self, wanted: Wanted<'_>) -> Result<Vec<Statement>, NoAnswer> {
-        if let Some(id) = wanted.reference {
-            return Ok(self.retrieve(id, wanted.order_id).await?.into_iter().collect());
-        }
-        let (mut found, mut after) = (Vec::new(), None);
-        for _ in 0..PAGES_MAX {
-            let List { data, has_more } = self.made(wanted.since, None, after.as_deref()).await?;
-            for intent in data.iter().filter(|intent| intent.order_id() == Some(wanted.order_id)) {
-                let refunds = match intent.may_have_refunds() {
-                    true => self.refunds(&intent.id).await?,
-                    false => Vec::new(),
-                };
-                found.push(intent.statement(&refunds)?);
-            }
-            after = data.last().map(|last| last.id.clone());
-            if !has_more || after.is_none() {
-                return Ok(found);
-            }
-        }
-        // Who has not seen all of it does not know that something is not there.
-        Err(NoAnswer("there are more payments than can be looked through".to_owned()))
-    }
-
-    async fn page(
-        &self,
-        since: DateTime<Utc>,
-        until: DateTime<Utc>,
-        cursor: Option<&str>,
-    ) -> Result<Page, NoAnswer> {
-        let List { data, has_more } = self.made(Some(since), Some(until), cursor).await?;
-        let mut payments = Vec::new();
-        for intent in &data {
-            let refunds = match intent.may_have_refunds() {
-                true => self.refunds(&intent.id).await?,
-                false => Vec::new(),
-            };
-            match intent.booked(&refunds) {
-                Ok(booked) => payments.push(booked),
-                // One that no order here can have.
-                Err(error) => tracing::warn!(reference = intent.id, %error, "a payment was passed over"),
-            }
-        }
-        let next = data.last().filter(|_| has_more).map(|last| last.id.clone());
-        Ok(Page { payments, next })
-    }
 }
 
-fn no_list() -> NoAnswer {
-    NoAnswer("there is no list where one should be".to_owned())
+/// As Stripe writes it. What it has no amount for was not done, and can't be.
+fn amount(request: &Request) -> Result<String, Failure> {
+    let amount = amounts::theirs(request.amount).map(|amount| amount.to_string());
+    amount.ok_or_else(|| Failure::Refused { reason: "amount_not_possible".to_owned(), intent: None })
 }
 
 /// The provider's own name for the payment, which all but the first request are about.
@@ -300,8 +203,7 @@ impl PaymentProvider for Stripe {
     fn challenge<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<Option<String>, NoAnswer>> {
         async move {
             let intent = self.intent(reference).await?;
-            let intent =
-                intent.filter(|intent| intent.statement(&[]).is_ok_and(|s| s.state == State::ActionRequired));
+            let intent = intent.filter(|intent| intent.is_waiting_for_its_buyer());
             Ok(intent.and_then(|intent| intent.next_action?.redirect_to_url?.url))
         }
         .boxed()

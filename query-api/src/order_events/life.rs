@@ -18,11 +18,12 @@ const REPLICA_ATTEMPTS: u32 = 30;
 const REPLICA_PAUSE: Duration = Duration::from_millis(100);
 
 /// Payment events after which nothing of it is on its way.
-const AT_REST: [&str; 5] = [
+const AT_REST: [&str; 6] = [
     "payment.declined",
     "payment.voided",
     "payment.refunded",
     "payment.charged_back",
+    "payment.nothing_to_undo",
     "payment.stray_undone",
 ];
 

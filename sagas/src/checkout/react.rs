@@ -138,9 +138,14 @@ impl Draft {
     fn captured(&mut self) {
         match self.limits.shipment {
             Some(limit) if self.state.shipped != Shipped::All => {
-                // The timer that waits for the capture is moved when it fires.
+                // The timer that waits for the capture is moved when it fires; if it did, it does not again.
                 let (deadline, generation) = (self.after(limit), self.state.generation);
+                let has_fired = self.state.deadline.is_none();
                 self.record(Event::ShippingBegun { is_paid: true, deadline, generation });
+                if has_fired {
+                    let generation = generation.saturating_add(1);
+                    self.record(Event::DeadlineMoved { deadline, generation });
+                }
             }
             _ => self.record(Event::Completed {}),
         }
@@ -182,7 +187,10 @@ impl Draft {
                 self.capture_failed(reason, Reason::PaymentDeclined);
             }
             (
-                payment::Event::Declined { .. } | payment::Event::Voided {} | payment::Event::Refunded { .. },
+                payment::Event::Declined { .. }
+                | payment::Event::Voided {}
+                | payment::Event::Refunded { .. }
+                | payment::Event::NothingToUndo {},
                 Stage::UndoingPayment,
             ) => {
                 self.record(Event::PaymentUndone {});

@@ -138,6 +138,7 @@ impl Ledger {
             authorized: self.authorized,
             captured: self.captured,
             charged_back: 0,
+            reinstated: 0,
             refunds: self.refunds.iter().map(refund).collect(),
         }
     }

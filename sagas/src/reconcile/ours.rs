@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use domain::OrderId;
 use domain::payment::{CATEGORY, State, Statement, Status};
 use futures_util::StreamExt;
-use infra::log::EventLog;
+use infra::log::{self, ReadError};
 use infra::payment::Wanted;
 use sqlx::PgConnection;
 
@@ -68,33 +68,30 @@ impl Sagas {
         until: DateTime<Utc>,
     ) -> Result<BTreeSet<OrderId>, Error> {
         let log = self.feed.log();
-        let (first, end) = (first_at(log.as_ref(), since).await?, first_at(log.as_ref(), until).await?);
+        let first = log::first_at(log.as_ref(), since).await.map_err(Error::log)?;
+        let end = log::first_at(log.as_ref(), until).await.map_err(Error::log)?;
         let mut found = BTreeSet::new();
         if first >= end {
             return Ok(found);
         }
         let mut commits = log.follow(first - 1);
         while let Some(stored) = commits.next().await {
-            let stored = stored.map_err(Error::log)?;
-            if stored.commit.stream.category() == CATEGORY {
-                found.extend(stored.commit.stream.id().parse::<OrderId>());
+            let (sequence, stream) = match stored {
+                Ok(stored) => (stored.sequence, Some(stored.commit.stream)),
+                // What this build can't read still says whose it is; the stream of commits ends with it.
+                Err(ReadError::Unreadable { sequence, stream, .. }) => {
+                    commits = log.follow(sequence);
+                    (sequence, stream)
+                }
+                Err(error) => return Err(Error::log(error)),
+            };
+            if let Some(stream) = stream.filter(|stream| stream.category() == CATEGORY) {
+                found.extend(stream.id().parse::<OrderId>());
             }
-            if stored.sequence + 1 >= end {
+            if sequence + 1 >= end {
                 return Ok(found);
             }
         }
         Err(Error::log("it ended while it was read"))
     }
-}
-
-/// The first position at or after the moment: commits are in the order of their times.
-async fn first_at(log: &dyn EventLog, time: DateTime<Utc>) -> Result<u64, Error> {
-    let (mut low, mut high) = (1, log.end().await.map_err(Error::log)? + 1);
-    while low < high {
-        let middle = low + (high - low) / 2;
-        let stored = log.read(middle).await.map_err(Error::log)?;
-        let recorded_at = stored.ok_or_else(|| Error::log("it ended while it was read"))?.commit.recorded_at;
-        if recorded_at < time { low = middle + 1 } else { high = middle }
-    }
-    Ok(low)
 }

@@ -3,7 +3,7 @@
 use domain::OrderId;
 use domain::payment::{OpenRequest, Operation, Payment, RefundState, Request, State, Statement};
 use domain::{Money, cart::PaymentMethod};
-use infra::payment::{Answer, Booked};
+use infra::payment::{Answer, Booked, Wanted};
 use sqlx::PgConnection;
 
 use super::tables::Kind;
@@ -27,6 +27,7 @@ impl Comparison<'_> {
         if payment.provider_reference().is_none_or(|ours| ours == statement.reference) {
             self.seen.insert(order_id);
         }
+        let statement = &self.in_full(order_id, &payment, statement).await?;
         let is_stray = payment.provider_reference().is_some_and(|ours| ours != statement.reference);
         let news = self.observe(order_id, &payment, statement).await?;
         if news.is_empty() {
@@ -53,6 +54,24 @@ impl Comparison<'_> {
         difference.amount = amount;
         "the provider holds what a person gave up".clone_into(&mut difference.what);
         self.report(difference, connection).await
+    }
+
+    /// The list may leave out what was given back of a payment that, it says, has nothing given back. If we know
+    /// that it had, that failed since.
+    async fn in_full(
+        &self,
+        order_id: OrderId,
+        payment: &Payment,
+        listed: &Statement,
+    ) -> Result<Statement, Error> {
+        let reference = Some(listed.reference.as_str());
+        let done = listed.refunds.iter().filter(|refund| refund.state == RefundState::Done);
+        let done = done.fold(0_i64, |sum, refund| sum.saturating_add(refund.amount));
+        if payment.provider_reference() != reference || payment.amounts().refunded <= done {
+            return Ok(listed.clone());
+        }
+        let found = self.provider.look_up(Wanted { order_id, reference, since: None }).await?;
+        Ok(found.into_iter().next().unwrap_or_else(|| listed.clone()))
     }
 
     /// A payment for nothing that this shop knows of. Only one that says for which order it was made can have
@@ -117,7 +136,7 @@ impl Comparison<'_> {
 /// How the money that it holds would be given back, and how much that is; nothing, if it holds none.
 fn undo(statement: &Statement) -> Option<(Operation, i64)> {
     let given_back = statement.refunds.iter().filter(|refund| refund.state != RefundState::Failed);
-    let given_back = given_back.fold(statement.charged_back, |sum, refund| sum.saturating_add(refund.amount));
+    let given_back = given_back.fold(statement.taken_back(), |sum, refund| sum.saturating_add(refund.amount));
     let kept = statement.captured.saturating_sub(given_back);
     match statement.state {
         State::Authorized if statement.authorized > 0 => Some((Operation::Void, statement.authorized)),

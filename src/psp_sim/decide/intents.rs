@@ -76,6 +76,7 @@ pub fn create(call: &Call, moment: Moment<'_>, plan: &Plan) -> Result<Decision, 
         verdict: None,
         canceled_ms: None,
         cancellation_reason: None,
+        disputed: false,
         visible_ms: visible_ms(moment, plan),
     };
     let alone = is_alone(params)?;

@@ -1,5 +1,6 @@
 //! What a request does to the books: pure rules, from what is there to changes and an answer.
 
+pub mod disputes;
 mod endpoints;
 mod intents;
 mod refunds;
@@ -73,6 +74,8 @@ pub fn decide(book: &Book, call: &Call, moment: Moment<'_>, plan: &Plan) -> Resu
         | Operation::ListRefunds
         | Operation::RetrieveCharge
         | Operation::ListCharges
+        | Operation::RetrieveDispute
+        | Operation::ListDisputes
         | Operation::RetrieveEvent
         | Operation::ListEvents
         | Operation::RetrieveEndpoint

@@ -5,7 +5,7 @@ use crate::psp_sim::book::{Answer, Book, Change};
 use crate::psp_sim::call::Call;
 use crate::psp_sim::faults::{Kind, Plan};
 use crate::psp_sim::methods::{RefundFate, refund_fate};
-use crate::psp_sim::money::{Intent, Metadata, Refund, RefundStatus, Status};
+use crate::psp_sim::money::{Dispute, DisputeStatus, Intent, Metadata, Refund, RefundStatus, Status};
 use crate::psp_sim::objects;
 use crate::psp_sim::refusal::Refusal;
 
@@ -24,6 +24,11 @@ pub fn create(book: &Book, call: &Call, moment: Moment<'_>, plan: &Plan) -> Resu
     let (Status::Succeeded, Some(charge)) = (intent.status, intent.charge.clone()) else {
         return Err(Refusal::state(draft.shown(), "This PaymentIntent has no money that could go back."));
     };
+    let is_disputed = |dispute: &Dispute| dispute.intent == intent.id && dispute.status != DisputeStatus::Won;
+    if book.disputes.values().any(is_disputed) {
+        let message = "The buyer's bank has this charge's money.";
+        return Err(Refusal::new(400, "invalid_request_error", message).code("charge_disputed").executed());
+    }
     let asked = asked.unwrap_or_else(|| intent.refundable());
     if intent.refundable() == 0 {
         let message = "All of this charge has been refunded already.";

@@ -71,6 +71,7 @@ fn authorized(request: &Request) -> Statement {
         authorized: request.amount.amount,
         captured: 0,
         charged_back: 0,
+        reinstated: 0,
         refunds: Vec::new(),
     }
 }

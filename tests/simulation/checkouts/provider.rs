@@ -221,6 +221,7 @@ fn statements(ledger: &BTreeMap<String, Booked>, order_id: OrderId, now: DateTim
             authorized: if is_settled && !is_declined { made.amount.amount } else { 0 },
             captured,
             charged_back: 0,
+            reinstated: 0,
             refunds: done(Operation::Refund).map(refund).collect(),
         }
     };

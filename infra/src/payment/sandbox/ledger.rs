@@ -237,6 +237,7 @@ fn booked(lines: &[&Line], now: DateTime<Utc>) -> Option<Booked> {
         authorized: if is_authorized { made.amount } else { 0 },
         captured,
         charged_back: sum(&mut done(CHARGE_BACK).filter(has_settled)),
+        reinstated: 0,
         refunds: done(Operation::Refund.code()).map(refund).collect(),
     };
     Some(Booked { order_id: Some(order_id), made_at: made.asked_at, statement })

@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use domain::OrderId;
 use domain::money::Currency;
-use domain::payment::{Refund, RefundState, State, Statement, refund_of_key};
+use domain::payment::{State, Statement};
 use serde::Deserialize;
 
+use super::amounts::ours;
+use super::moves::{Dispute, Moves};
 use crate::payment::{Booked, NoAnswer};
 
 /// A page of a list.
@@ -54,6 +56,8 @@ pub(super) enum Charge {
         amount: i64,
         #[serde(default)]
         amount_refunded: i64,
+        #[serde(default)]
+        disputed: bool,
     },
     Id(#[expect(dead_code, reason = "only its place is needed")] String),
 }
@@ -66,15 +70,6 @@ pub(super) struct NextAction {
 #[derive(Debug, Deserialize)]
 pub(super) struct Redirect {
     pub url: Option<String>,
-}
-
-#[derive(Debug, Deserialize)]
-pub(super) struct RefundObject {
-    pub id: String,
-    amount: i64,
-    status: Option<String>,
-    #[serde(default)]
-    metadata: BTreeMap<String, String>,
 }
 
 impl Intent {
@@ -102,8 +97,16 @@ impl Intent {
         self.is_captured() && unknown_or_some
     }
 
-    /// Disputes are told of on other pages, so what they took back is left at 0.
-    pub fn statement(&self, refunds: &[RefundObject]) -> Result<Statement, NoAnswer> {
+    /// Whether the buyer's bank was told that it should not have been charged.
+    pub fn is_disputed(&self) -> bool {
+        matches!(self.latest_charge, Some(Charge::Whole { disputed: true, .. }))
+    }
+
+    pub fn is_waiting_for_its_buyer(&self) -> bool {
+        self.state() == State::ActionRequired
+    }
+
+    pub fn statement(&self, moves: &Moves) -> Result<Statement, NoAnswer> {
         let state = self.state();
         let charged = match &self.latest_charge {
             Some(Charge::Whole { amount, .. }) => *amount,
@@ -114,22 +117,26 @@ impl Intent {
             State::Authorized | State::Captured => charged.max(self.captured()),
             State::Processing | State::ActionRequired | State::Declined { .. } | State::Voided => 0,
         };
-        let order_id = self.order_id();
+        let (order_id, currency) = (self.order_id(), self.currency()?);
+        let sum = |amounts: &mut dyn Iterator<Item = i64>| amounts.fold(0_i64, i64::saturating_add);
+        let charged_back = sum(&mut moves.disputes.iter().map(Dispute::withdrawn));
+        let reinstated = sum(&mut moves.disputes.iter().map(Dispute::reinstated));
         Ok(Statement {
             reference: self.id.clone(),
             state,
-            currency: self.currency()?,
-            authorized,
-            captured: self.captured(),
-            charged_back: 0,
-            refunds: refunds.iter().map(|refund| refund.refund(order_id)).collect(),
+            currency,
+            authorized: ours(authorized, currency),
+            captured: ours(self.captured(), currency),
+            charged_back: ours(charged_back, currency),
+            reinstated: ours(reinstated, currency),
+            refunds: moves.refunds.iter().map(|refund| refund.refund(order_id, currency)).collect(),
         })
     }
 
-    pub fn booked(&self, refunds: &[RefundObject]) -> Result<Booked, NoAnswer> {
+    pub fn booked(&self, moves: &Moves) -> Result<Booked, NoAnswer> {
         let made_at = DateTime::<Utc>::from_timestamp(self.created, 0);
         let made_at = made_at.ok_or_else(|| NoAnswer("a payment of no time".to_owned()))?;
-        Ok(Booked { order_id: self.order_id(), made_at, statement: self.statement(refunds)? })
+        Ok(Booked { order_id: self.order_id(), made_at, statement: self.statement(moves)? })
     }
 
     fn state(&self) -> State {
@@ -159,23 +166,6 @@ impl Intent {
     }
 }
 
-impl RefundObject {
-    pub fn refund(&self, order_id: Option<OrderId>) -> Refund {
-        let key = self.metadata.get("attempt_ref");
-        let name = order_id.zip(key).and_then(|(order_id, key)| refund_of_key(order_id, key));
-        Refund {
-            name: name.map(str::to_owned),
-            reference: self.id.clone(),
-            amount: self.amount,
-            state: match self.status.as_deref() {
-                Some("succeeded") => RefundState::Done,
-                Some("failed" | "canceled") => RefundState::Failed,
-                _ => RefundState::Processing,
-            },
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -188,7 +178,7 @@ mod tests {
             "latest_charge": {"id": "ch_1", "amount": 1000, "amount_refunded": 0}});
         object.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         let intent: Intent = serde_json::from_value(object).unwrap();
-        intent.statement(&[]).unwrap()
+        intent.statement(&Moves::default()).unwrap()
     }
 
     #[test]
@@ -218,17 +208,5 @@ mod tests {
         assert_eq!((taken.state, taken.authorized, taken.captured), (State::Captured, 1000, 600));
         let only_id = json!({"status": "succeeded", "amount_received": 1000, "latest_charge": "ch_1"});
         assert_eq!(statement(only_id).authorized, 1000);
-    }
-
-    #[test]
-    fn refunds_are_known_by_the_key_that_they_were_asked_for_with() {
-        let order_id = OrderId(uuid::Uuid::from_u128(7));
-        let of = |key: String| {
-            let object = json!({"id": "re_1", "amount": 5, "status": "succeeded",
-                "metadata": {"attempt_ref": key}});
-            serde_json::from_value::<RefundObject>(object).unwrap().refund(Some(order_id)).name
-        };
-        assert_eq!(of(format!("{order_id}:refund")), Some("refund".to_owned()));
-        assert_eq!(of("another".to_owned()), None);
     }
 }
