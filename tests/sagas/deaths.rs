@@ -110,6 +110,7 @@ impl World {
 /// A story under way.
 struct Life<'w> {
     world: &'w World,
+    story: Story,
     skus: Vec<String>,
     /// It begins after this position.
     after: u64,
@@ -122,7 +123,7 @@ impl<'w> Life<'w> {
             skus.push(world.client.product("life", units).await);
         }
         let after = world.log.end().await.expect("the log answers");
-        Self { world, skus, after }
+        Self { world, story, skus, after }
     }
 
     async fn ending(&self, order: &str) -> Ending {
@@ -136,6 +137,12 @@ impl<'w> Life<'w> {
             events.extend(stored.commit.events.into_iter().map(|event| event.kind));
         }
         events.retain(|kind| kind != "payment.outcome_unknown");
+        if self.story.is_timed() {
+            // A look-up that comes in between may say that the money is not back yet, which is not waited for.
+            for kind in events.iter_mut().filter(|kind| *kind == "checkout.payment_undo_left") {
+                "checkout.payment_undone".clone_into(kind);
+            }
+        }
         events.sort_unstable();
         let query = "select operation, amount, declined is not null from sandbox.operations
                      where order_id = $1 order by operation, amount, 3";
@@ -217,14 +224,12 @@ async fn die(places: &[&'static str], sample: Option<usize>) {
     }
     let (began, tried) = (Instant::now(), deaths.len());
     let died = share(&worlds, deaths, async |world, death| {
-        let died = world.harmed(death, &unharmed[&death.story].0).await;
-        // Where timers fire meanwhile, a place may be passed less often than before.
-        assert!(died || death.story.is_timed(), "{death:?}: it did not come by there so often");
-        usize::from(died)
+        usize::from(world.harmed(death, &unharmed[&death.story].0).await)
     });
     let died = died.await.into_iter().sum::<usize>();
     println!("died {died} times in {tried} of {all} lives, which took {:.1?}", began.elapsed());
-    assert!(died * 10 >= tried * 9, "{died} of {tried}");
+    // Where a timer fires meanwhile, or an input came twice, a place is passed less often than the first time.
+    assert!(died * 20 >= tried * 19, "{died} of {tried}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

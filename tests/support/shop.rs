@@ -1,6 +1,7 @@
 //! A shop as its users see it: the real program, spoken to over HTTP.
 
 use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::ops::Deref;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -73,6 +74,7 @@ impl Roles {
         arguments: &[&str],
         environment: &[(&str, &str)],
     ) -> Self {
+        let log = tempfile::tempfile().expect("a file");
         let mut command = Command::new(PROGRAM);
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         command
@@ -85,7 +87,7 @@ impl Roles {
             .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null());
+            .stderr(log.try_clone().expect("a file"));
         // Where the setting is to be as it is by itself.
         for (name, _) in environment.iter().filter(|(_, value)| value.is_empty()) {
             command.env_remove(name);
@@ -98,7 +100,8 @@ impl Roles {
             let mut told = |before: &str| {
                 let mut line = String::new();
                 std::io::BufRead::read_line(&mut output, &mut line).expect("its output");
-                line.trim().strip_prefix(before).expect("it says where it listens").to_owned()
+                let told = line.trim().strip_prefix(before).map(str::to_owned);
+                told.unwrap_or_else(|| panic!("it does not say where it listens: {}", printed(&log)))
             };
             let url = told("listening on ");
             (url, if has_admin { told("admin API on ") } else { String::new() })
@@ -133,6 +136,13 @@ impl Drop for Roles {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// What is in the file, from its beginning.
+fn printed(mut log: &File) -> String {
+    let mut text = String::new();
+    log.seek(SeekFrom::Start(0)).and_then(|_| log.read_to_string(&mut text)).expect("readable");
+    text
 }
 
 /// A name that no other test uses.
