@@ -4,7 +4,7 @@
 //! |-----------|---------------------------------------------------------------------------------|
 //! | Authorize | AuthorizationRequested                                                          |
 //! | Capture   | CaptureRequested                                                                |
-//! | Undo      | VoidRequested, RefundRequested, or CancellationRequested while a request is open |
+//! | Undo      | VoidRequested, RefundRequested, CancellationRequested while a request is open, or Declined before any |
 //! | Refund    | RefundRequested, RefundQueued while a request is open, or RefundFailed          |
 //! | Record    | what is news in a statement; Declined, CaptureFailed, RefundFailed, UndoRefused, OutcomeUnknown, ReviewRequired |
 //! | Observe   | what is news in a statement: Authorized, AuthorizationAdjusted, Declined, ActionRequired, Captured, Voided, Refunded, RefundReversed, ChargedBack, StrayFound, StrayUndone |
@@ -203,11 +203,12 @@ impl Aggregate for Payment {
 
     fn decide(&self, command: Command) -> Result<Vec<Event>, Error> {
         Ok(match command {
-            Command::Authorize { amount, payment, at } if self.quote.is_none() => {
+            Command::Authorize { amount, payment, at } if self.quote.is_none() && !self.to_be_undone => {
                 vec![Event::AuthorizationRequested { amount, payment, at: Some(at) }]
             }
             Command::Authorize { .. } => Vec::new(),
             Command::Capture { at } => self.capture(at),
+            Command::Undo { .. } if self.quote.is_none() => self.forestall(),
             Command::Undo { at } => self.draft(at, Draft::undo),
             Command::Refund { id, amount, at } => {
                 self.draft(at, |draft| draft.refund(format!("{}:{id}", whole()), amount))
@@ -334,6 +335,14 @@ impl Payment {
         let mut draft = Draft { state: self.clone(), events: Vec::new(), currency, at };
         change(&mut draft);
         draft.events
+    }
+
+    /// Who takes back may be faster than who was about to ask: that one is too late then.
+    fn forestall(&self) -> Vec<Event> {
+        match self.to_be_undone {
+            true => Vec::new(),
+            false => vec![Event::Declined { reason: "taken_back".to_owned() }],
+        }
     }
 
     fn capture(&self, at: DateTime<Utc>) -> Vec<Event> {
