@@ -27,8 +27,7 @@ test: servers ## Run every test
 	cargo test --locked --workspace $(FAIL_POINTS)
 
 sim: ## Simulated checkouts in which everything goes wrong (SEEDS=20000 or SEEDS=900000..920000)
-	@SEEDS="$(SEEDS)" cargo test --locked --workspace $(FAIL_POINTS) --test system -- \
-		simulation::checkouts::f05_every --nocapture
+	@SEEDS="$(SEEDS)" cargo test --locked --profile sim --package simulation -- f05_every --nocapture
 
 soak: servers ## Kills, power cuts, full disks and lost connections under load (MINUTES=10 for each, ONLY=row_02)
 	@SOAK_MINUTES="$(MINUTES)" cargo test --locked --workspace $(FAIL_POINTS) --test system -- \

@@ -232,11 +232,15 @@ impl Aggregate for Payment {
 
     fn decide(&self, command: Command) -> Result<Vec<Event>, Error> {
         Ok(match command {
-            Command::Authorize { amount, payment, at } if self.quote.is_none() => {
+            // Who takes back may be faster than who was about to ask: that one is too late then.
+            Command::Authorize { amount, payment, at } if self.quote.is_none() && !self.to_be_undone => {
                 vec![Event::AuthorizationRequested { amount, payment, at: Some(at) }]
             }
             Command::Authorize { .. } => Vec::new(),
             Command::Capture { at } => self.capture(at),
+            Command::Undo { .. } if self.quote.is_none() && !self.to_be_undone => {
+                vec![Event::NothingToUndo {}]
+            }
             Command::Undo { at } => self.draft(at, Draft::undo),
             Command::Refund { id, amount, at } => {
                 self.draft(at, |draft| draft.refund(format!("{}:{id}", whole()), amount))

@@ -13,7 +13,7 @@ use infra::log::{
 };
 use uuid::Uuid;
 
-use crate::support::faulty_log::FaultyLog;
+use crate::faulty_log::FaultyLog;
 
 /// What is done wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

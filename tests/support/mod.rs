@@ -2,7 +2,6 @@
 
 pub mod customer;
 pub mod disk;
-pub mod faulty_log;
 pub mod load;
 pub mod memory;
 pub mod projecting;
@@ -14,7 +13,6 @@ pub mod revenue;
 pub mod servers;
 pub mod shop;
 pub mod sse;
-pub mod stock;
 pub mod story;
 pub mod strace;
 mod warden;
@@ -22,6 +20,7 @@ mod warden;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+pub use simulation::{faulty_log, stock};
 pub use warden::Folder;
 
 /// Waits until the condition holds.

@@ -1,13 +1,11 @@
 //! A log with a bit of everything, for those who read logs.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use domain::commit::Hash;
-use domain::order::{self, Address, Buyer, Import, Line, Reversal};
+use domain::order::{self, Import, Line, Reversal};
 use domain::product::{self, Details};
-use domain::terms::{Countries, Method, Price, TaxRule, Terms};
 use domain::totals::Totals;
 use domain::{CartId, CommandId, Money, OrderId, Sku, cart, stock};
 use infra::clock::Clock;
@@ -15,6 +13,7 @@ use infra::execute::{Executors, Request, Settings};
 use infra::log::{EventLog, MemoryLog};
 use infra::snapshots::{MemorySnapshots, Snapshots};
 use infra::writer::{self, Writer};
+use simulation::shop::{buyer, terms};
 use uuid::Uuid;
 
 pub fn request() -> Request {
@@ -101,44 +100,6 @@ pub async fn story() -> Arc<dyn EventLog> {
 
 fn gbp(amount: i64) -> Money {
     Money::new(amount, "GBP".parse().expect("a currency"))
-}
-
-/// Somebody who buys.
-pub fn buyer() -> Buyer {
-    Buyer {
-        email: "alice@example.com".into(),
-        shipping_address: Address {
-            name: "Alice Ames".into(),
-            line1: "1 High Street".into(),
-            line2: None,
-            city: "Leeds".into(),
-            region: None,
-            postal_code: "LS1 1AA".into(),
-            country: "GB".into(),
-        },
-    }
-}
-
-/// Post costs something, and so does the state.
-pub fn terms() -> Terms {
-    let prices = BTreeMap::from([(gbp(0).currency, 395)]);
-    let price = Price::In { prices, free_from: BTreeMap::new() };
-    let method = Method {
-        code: "post".into(),
-        name: "Post".into(),
-        countries: Countries::All,
-        price,
-        delivery_days: None,
-    };
-    let tax = TaxRule {
-        country: "GB".parse().expect("a country"),
-        regions: Vec::new(),
-        name: "VAT".into(),
-        rate: "20".parse().expect("a rate"),
-        included: false,
-        on_shipping: true,
-    };
-    Terms::new(1800, vec![method], vec![tax]).expect("sound")
 }
 
 /// Of goods for 3.00.

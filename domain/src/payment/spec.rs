@@ -198,6 +198,17 @@ fn a_capture_that_overtakes_a_void_is_refunded() {
 }
 
 #[test]
+fn an_undo_may_be_faster_than_what_it_undoes() {
+    given::<Payment>([])
+        .when(Command::Undo { at: NOW })
+        .then([Event::NothingToUndo {}])
+        .when(Command::Undo { at: NOW })
+        .then_nothing()
+        .when(authorize())
+        .then_nothing();
+}
+
+#[test]
 fn what_was_declined_needs_no_undo() {
     given::<Payment>([requested()])
         .when(refused(Operation::Authorize, 0))

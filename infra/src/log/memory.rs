@@ -23,9 +23,17 @@ pub struct MemoryLog {
 
 #[derive(Debug, Default)]
 struct Commits {
-    messages: Vec<(StreamId, Bytes)>,
+    messages: Vec<Kept>,
     /// Positions of each stream's commits.
     streams: HashMap<StreamId, Vec<u64>>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    stream: StreamId,
+    body: Bytes,
+    /// Decoded once, however often it's read; nothing, if this build can't.
+    commit: Option<Commit>,
 }
 
 impl Commits {
@@ -35,7 +43,9 @@ impl Commits {
     }
 
     fn push(&mut self, message: &Message) -> u64 {
-        self.messages.push((message.stream.clone(), message.body.clone()));
+        let (stream, body) = (message.stream.clone(), message.body.clone());
+        let commit = Commit::from_bytes(&body).ok();
+        self.messages.push(Kept { stream, body, commit });
         let sequence = self.messages.len() as u64;
         self.streams.entry(message.stream.clone()).or_default().push(sequence);
         sequence
@@ -79,7 +89,11 @@ impl MemoryLog {
         let commits = self.commits();
         let index = usize::try_from(sequence).ok().and_then(|sequence| sequence.checked_sub(1));
         let message = index.and_then(|index| commits.messages.get(index));
-        message.map(|(stream, body)| stored(sequence, body, || Some(stream.clone()))).transpose()
+        let read = |Kept { stream, body, commit }: &Kept| match commit.clone() {
+            Some(commit) => Ok(Stored { sequence, commit, body: body.clone() }),
+            None => stored(sequence, body, || Some(stream.clone())),
+        };
+        message.map(read).transpose()
     }
 
     /// The commit at the position, once it is there.

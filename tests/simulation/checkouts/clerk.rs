@@ -89,15 +89,24 @@ pub async fn restocks(shop: Arc<Executors>, mut random: fastrand::Rng) {
 }
 
 /// Whatever is confirmed is shipped in the end.
-pub async fn ships_all(orders: Vec<OrderId>, shop: Arc<Executors>) {
+pub async fn ships_all(mut orders: Vec<OrderId>, shop: Arc<Executors>) {
     for round in 0_u64.. {
-        for (order_id, number) in orders.iter().zip(1_000_u128..) {
-            if status(*order_id, &shop).await == Some(order::Status::Confirmed) {
-                // A request that was refused is another one later: it may have had nothing to ship yet.
-                let step = format!("ship the rest {round}");
-                insist(&shop.orders, *order_id, &request(number, &step), ship(id(number, 5), vec![])).await;
+        let mut left = Vec::new();
+        for order_id in orders {
+            let is_done = match status(order_id, &shop).await {
+                Some(order::Status::Confirmed) => {
+                    // A request that was refused is another one later.
+                    let request = request(order_id.0.as_u128(), &format!("ship the rest {round}"));
+                    let rest = ship(Uuid::new_v5(&order_id.0, b"the rest"), vec![]);
+                    insist(&shop.orders, order_id, &request, rest).await
+                }
+                status => matches!(status, Some(order::Status::Cancelled(_))),
+            };
+            if !is_done {
+                left.push(order_id);
             }
         }
+        orders = left;
         tokio::time::sleep(Duration::from_secs(5)).await;
     }
 }

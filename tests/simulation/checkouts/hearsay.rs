@@ -1,28 +1,34 @@
 //! A process's way to the log: what it hears of what happened may not be what happened.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use domain::{RecordedEvent, StreamId, stock};
 use futures_util::future::BoxFuture;
-use futures_util::stream::BoxStream;
+use futures_util::stream::{BoxStream, iter, unfold};
 use futures_util::{FutureExt, StreamExt};
 use infra::log::{
     Append, AppendError, EventLog, MemoryLog, Message, PageOfStream, ReadError, Stored, Unavailable,
 };
 use serde_json::value::to_raw_value;
 
-use super::{Counts, Mutant};
-use crate::support::faulty_log::FaultyLog;
+use super::{Counts, Mutant, Nap};
 
 /// One commit of so many is not heard of.
 const LOST: u64 = 9;
-/// So many at most change places.
+/// So many at most change places, if they happen within such a time.
 const SWAPPED: usize = 16;
+const GATHERED: Duration = Duration::from_millis(100);
+
+type Told = BoxStream<'static, Result<Stored, ReadError>>;
 
 /// Truthful, unless it's a mutant.
 pub struct Hearsay {
-    pub log: FaultyLog,
+    pub log: Arc<dyn EventLog>,
     /// What is there, without any trouble.
     pub memory: MemoryLog,
     pub mutant: Mutant,
+    pub nap: Nap,
     pub counts: Counts,
 }
 
@@ -31,6 +37,9 @@ impl Hearsay {
     async fn append_and_count(&self, message: &Message, expected: u64) -> Result<u64, AppendError> {
         let outcome = self.log.append(message, expected).await;
         if matches!(outcome, Err(AppendError::Conflict)) {
+            if self.nap.has_slept() {
+                self.counts.note("a stale worker is fenced");
+            }
             let id = domain::Commit::from_bytes(&message.body).expect("a commit").id;
             let there = self.memory.load(&message.stream, 0).await.expect("readable");
             if there.iter().any(|stored| stored.commit.id == id) {
@@ -50,6 +59,15 @@ fn misheard(event: &mut RecordedEvent) {
         let data = serde_json::json!({ "order_id": order_id, "quantity": asked });
         event.data = to_raw_value(&data).expect("JSON");
     }
+}
+
+/// All that happens in a while.
+async fn gathered(mut all: Told) -> Option<(Vec<Result<Stored, ReadError>>, Told)> {
+    let first = all.next().await?;
+    tokio::time::sleep(GATHERED).await;
+    let rest = std::iter::from_fn(|| all.next().now_or_never().flatten()).take(SWAPPED - 1);
+    let ready = std::iter::once(first).chain(rest).collect();
+    Some((ready, all))
 }
 
 /// The same commits, of which those that are there at once are in reverse order.
@@ -85,7 +103,7 @@ impl EventLog for Hearsay {
         self.log.read(sequence)
     }
 
-    fn follow(&self, after: u64) -> BoxStream<'static, Result<Stored, ReadError>> {
+    fn follow(&self, after: u64) -> Told {
         let all = self.log.follow(after);
         match self.mutant {
             Mutant::RefusalMisheard => all
@@ -106,9 +124,7 @@ impl EventLog for Hearsay {
                     })
                 })
                 .boxed(),
-            Mutant::OutOfOrder => {
-                all.ready_chunks(SWAPPED).flat_map(|ready| futures_util::stream::iter(swapped(ready))).boxed()
-            }
+            Mutant::OutOfOrder => unfold(all, gathered).map(|ready| iter(swapped(ready))).flatten().boxed(),
             _ => all,
         }
     }

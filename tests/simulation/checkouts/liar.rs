@@ -9,12 +9,13 @@ use infra::payment::{Answer, NoAnswer, Page, PaymentProvider, Wanted};
 use uuid::Uuid;
 
 use super::provider::Provider;
-use super::{BUYERS, Mutant};
+use super::{BUYERS, Mutant, Nap};
 
 /// Truthful, unless it's a mutant.
 pub struct Liar {
     pub provider: Provider,
     pub mutant: Mutant,
+    pub nap: Nap,
 }
 
 impl Liar {
@@ -84,7 +85,13 @@ fn another(order_id: OrderId) -> OrderId {
 
 impl PaymentProvider for Liar {
     fn ask<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<Answer, NoAnswer>> {
-        self.ask_falsely(request).boxed()
+        async {
+            self.nap.over().await;
+            let answer = self.ask_falsely(request).await;
+            self.nap.over().await;
+            answer
+        }
+        .boxed()
     }
 
     fn look_up<'a>(&'a self, wanted: Wanted<'a>) -> BoxFuture<'a, Result<Vec<Statement>, NoAnswer>> {

@@ -15,7 +15,7 @@ use infra::payment::{Answer, NoAnswer, Page, PaymentProvider, Wanted};
 use super::{Calm, Counts, Mutant};
 
 /// What happens to one request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trouble {
     None,
     /// It never gets there.
@@ -28,6 +28,19 @@ pub enum Trouble {
     Later,
     /// It gets there when nobody waits any more.
     ArrivesLate,
+}
+
+impl Trouble {
+    fn what(self) -> &'static str {
+        match self {
+            Self::None => "a request has its answer",
+            Self::Lost => "a request is lost",
+            Self::AnswerLost => "an answer is lost",
+            Self::TooSlow => "an answer is too slow",
+            Self::Later => "a request is carried out later",
+            Self::ArrivesLate => "a request arrives late",
+        }
+    }
 }
 
 /// One line of the ledger.
@@ -58,7 +71,6 @@ pub struct Provider(Arc<Books>);
 
 pub struct Books {
     pub ledger: Mutex<BTreeMap<String, Booked>>,
-    pub seen: Mutex<BTreeMap<Trouble, usize>>,
     random: Mutex<fastrand::Rng>,
     /// Requests under way, by order.
     pub under_way: Mutex<BTreeMap<OrderId, u32>>,
@@ -98,9 +110,9 @@ impl std::ops::Deref for Provider {
 
 impl Provider {
     pub fn new(random: fastrand::Rng, clock: Clock, calm: Calm, counts: Counts, mutant: Mutant) -> Self {
-        let (ledger, seen, under_way) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let (ledger, under_way) = (Mutex::default(), Mutex::default());
         let random = Mutex::new(random);
-        Self(Arc::new(Books { ledger, seen, random, under_way, clock, calm, counts, mutant }))
+        Self(Arc::new(Books { ledger, random, under_way, clock, calm, counts, mutant }))
     }
 
     /// What happens to the request, and how long it takes.
@@ -115,7 +127,7 @@ impl Provider {
             36..40 => Trouble::ArrivesLate,
             _ => Trouble::None,
         };
-        *self.seen.lock().expect("no panic").entry(trouble).or_default() += 1;
+        self.counts.note(trouble.what());
         (trouble, Duration::from_millis(random.u64(1..400)))
     }
 

@@ -1,5 +1,7 @@
 //! The world that all processes are in: the log, the provider, the timers, and what goes wrong in it.
 
+use std::sync::atomic::AtomicU64;
+
 use super::*;
 
 pub struct World {
@@ -14,7 +16,6 @@ pub struct World {
     pub limits: Limits,
     /// What the operator wants given up.
     pub given_up: Mutex<BTreeSet<OrderId>>,
-    pub crashes: AtomicU64,
     pub counts: Counts,
     /// How far all clocks have jumped ahead, in seconds.
     jumped: Arc<AtomicU64>,
@@ -57,15 +58,14 @@ impl World {
             mutant,
             limits: limits(random),
             given_up: Mutex::default(),
-            crashes: AtomicU64::default(),
             counts,
             jumped,
         }
     }
 
     /// A process's way to the log, on which things go wrong until it's calm.
-    pub fn way_to_the_log(&self, mut random: fastrand::Rng) -> FaultyLog {
-        let (wrong, calm) = (random.u32(0..=15), self.calm.clone());
+    pub fn way_to_the_log(&self, mut random: fastrand::Rng, nap: &Nap) -> FaultyLog {
+        let (wrong, calm, nap) = (random.u32(0..=15), self.calm.clone(), nap.clone());
         let plan: Plan = Box::new(move |call| {
             let faults = [Fault::Lost, Fault::AnswerLost, Fault::Late, Fault::Refused];
             let fault = match (!calm.is_calm() && random.u32(0..100) < wrong, call) {
@@ -73,22 +73,26 @@ impl World {
                 (true, Call::Load) => Fault::Unreadable,
                 (true, _) => random.choice(faults).unwrap_or(Fault::Lost),
             };
-            (fault, Duration::from_millis(random.u64(0..=10)))
+            (fault, nap.left() + Duration::from_millis(random.u64(0..=10)))
         });
         FaultyLog::new(self.log.clone(), plan)
     }
 
     /// A process with a clock of its own.
-    pub fn process(&self, mut random: fastrand::Rng) -> Process {
+    pub fn process(&self, mut random: fastrand::Rng, nap: &Nap) -> Process {
         let behind = chrono::Duration::milliseconds(random.i64(-CLOCKS_DIFFER_MAX_MS..=CLOCKS_DIFFER_MAX_MS));
         let right = self.clock.clone();
         let clock = Clock::from_fn(move || right.now() - behind);
         if behind.num_seconds().abs() >= 2 {
             self.counts.note("a clock is wrong");
         }
-        let (memory, counts) = (self.memory.clone(), self.counts.clone());
-        let log = self.way_to_the_log(random);
-        let log = Arc::new(Hearsay { log, memory, mutant: self.mutant, counts });
+        let (memory, counts, nap) = (self.memory.clone(), self.counts.clone(), nap.clone());
+        let log = self.way_to_the_log(random, &nap);
+        let log: Arc<dyn EventLog> = match self.mutant {
+            Mutant::Hasty => Arc::new(Hasty(log)),
+            _ => Arc::new(log),
+        };
+        let log = Arc::new(Hearsay { log, memory, mutant: self.mutant, nap, counts });
         let writer = Writer::new(log.clone(), writer::Settings::default());
         let snapshots: Arc<dyn Snapshots> = Arc::new(MemorySnapshots::default());
         let settings = execute::Settings {
@@ -104,7 +108,8 @@ impl World {
     pub async fn saga_process(self: Arc<Self>, mut random: fastrand::Rng) {
         let mut checkpoint = 0;
         loop {
-            let Process { log, shop: executors, checkouts, clock } = self.process(random.fork());
+            let nap = Nap::default();
+            let Process { log, shop: executors, checkouts, clock } = self.process(random.fork(), &nap);
             let sagas = Arc::new(Sagas {
                 feed: Feed::new(log),
                 clock,
@@ -113,8 +118,9 @@ impl World {
                 providers: Providers::new([Arc::new(Liar {
                     provider: self.provider.clone(),
                     mutant: self.mutant,
+                    nap: nap.clone(),
                 }) as Arc<dyn PaymentProvider>]),
-                timers: self.timers.clone(),
+                timers: Arc::new(Sleepy { timers: self.timers.clone(), nap: nap.clone() }),
                 settings: sagas::Settings {
                     limits: self.limits.clone(),
                     patience: sagas::Patience::default(),
@@ -125,6 +131,12 @@ impl World {
             let following = Following::new(sagas.clone(), 0..=63, checkpoint);
             let dies = async {
                 tokio::time::sleep(Duration::from_millis(random.u64(50..8_000))).await;
+                if random.u32(0..4) == 0 && !self.calm.is_calm() {
+                    self.counts.note("a process sleeps");
+                    nap.begin(Duration::from_millis(random.u64(1_000..40_000)));
+                    nap.over().await;
+                    tokio::time::sleep(Duration::from_millis(random.u64(50..4_000))).await;
+                }
                 if self.calm.is_calm() {
                     std::future::pending().await
                 }
@@ -133,31 +145,39 @@ impl World {
                 biased;
                 () = dies => {}
                 () = following.run() => {}
-                () = self.fire_timers(&sagas) => {}
+                () = self.fire_timers(&sagas, &nap) => {}
             }
-            self.crashes.fetch_add(1, Ordering::Relaxed);
+            self.counts.note("a process dies");
             checkpoint = match self.mutant {
                 Mutant::AcknowledgedEarly => self.memory.end().await.expect("an end"),
                 _ => following.done(),
             };
             drop(following);
-            tokio::time::sleep(Duration::from_millis(random.u64(1..2_000))).await;
+            tokio::time::sleep(Duration::from_millis(random.u64(1..6_000))).await;
         }
     }
 
     /// Gives up what is shipped and can't be paid, as somebody has to in the end.
     pub async fn operator(self: Arc<Self>, random: fastrand::Rng) {
-        let checkouts = self.process(random).checkouts;
+        let checkouts = self.process(random, &Nap::default()).checkouts;
+        let mut orders: Vec<OrderId> =
+            (0..BUYERS).map(|client| OrderId(Uuid::from_u128(2_100 + client))).collect();
         loop {
             tokio::time::sleep(Duration::from_secs(20)).await;
-            for client in 0..BUYERS {
-                let order_id = OrderId(Uuid::from_u128(2_100 + client));
-                let Ok(checkout) = checkouts.load(order_id).await else { continue };
-                let summary = checkout.state.summary();
-                if summary.is_some_and(|summary| summary.stage == "capture_stuck") {
-                    self.given_up.lock().expect("no panic").insert(order_id);
+            let mut left = Vec::new();
+            for order_id in orders {
+                let checkout = checkouts.load(order_id).await;
+                let summary = checkout.ok().and_then(|checkout| checkout.state.summary());
+                match summary {
+                    Some(summary) if summary.is_over => continue,
+                    Some(summary) if summary.stage == "capture_stuck" => {
+                        self.given_up.lock().expect("no panic").insert(order_id);
+                    }
+                    _ => {}
                 }
+                left.push(order_id);
             }
+            orders = left;
         }
     }
 
@@ -197,10 +217,12 @@ impl World {
     }
 
     /// Timers fire for every process that is there, so often for several at a time.
-    pub async fn fire_timers(&self, sagas: &Arc<Sagas>) {
+    pub async fn fire_timers(&self, sagas: &Arc<Sagas>, nap: &Nap) {
         let mut firing = JoinSet::new();
         loop {
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            // When it's calm, nothing depends on the moment any more.
+            let pause = if self.calm.is_calm() { 1_000 } else { 200 };
+            tokio::time::sleep(nap.left() + Duration::from_millis(pause)).await;
             while firing.try_join_next().is_some() {}
             for order_id in std::mem::take(&mut *self.given_up.lock().expect("no panic")) {
                 let sagas = sagas.clone();

@@ -12,13 +12,11 @@ use infra::execute::{Error, Executed, Executor};
 use infra::log::{EventLog, MemoryLog, Stored};
 use infra::snapshots::MemorySnapshots;
 use infra::writer;
+use simulation::faulty_log::{Call, Fault, FaultyLog, Plan, sizes};
+use simulation::mutants::{Hasty, Mutant, Mutated};
+use simulation::stock::{executor_keeping, request};
 use tokio::task::JoinSet;
 use uuid::Uuid;
-
-use crate::support::faulty_log::{Call, Fault, FaultyLog, Plan, sizes};
-use crate::support::stock::{executor_keeping, request};
-
-use super::mutants::{Hasty, Mutant, Mutated};
 
 /// No history takes so long, by its own clock.
 const LIMIT: Duration = Duration::from_secs(3_600);
@@ -189,7 +187,7 @@ fn holds(seed: u64, commits: &[Stored], told: &Told) {
 }
 
 fn run(seed: u64, mutant: Mutant) -> History {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     runtime.expect("a runtime").block_on(history(seed, mutant))
 }
 

@@ -1,0 +1,4 @@
+//! Histories by the thousand, and those of mutants, which have to be found out.
+
+mod checkouts;
+mod execute;

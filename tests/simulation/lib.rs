@@ -1,0 +1,9 @@
+//! Histories by seed, in which everything that can go wrong does.
+//!
+//! A package of its own: it runs by the thousand, and is optimised for that as nothing else of the tests is.
+
+pub mod checkouts;
+pub mod faulty_log;
+pub mod mutants;
+pub mod shop;
+pub mod stock;
