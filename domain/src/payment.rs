@@ -14,7 +14,6 @@
 //! events. A request is in the log before the provider is called. While its outcome is unknown,
 //! it stays the one open request, with the one key, and no other is made. What the provider states is
 //! recorded whatever was asked for: a payment is a fold over what it did.
-//!
 //! A person may give a request up whose outcome nobody gets to know, or which is refused for ever. That says nothing of
 //! what became of it: nobody asks any more, and what the provider states later counts as ever.
 //!
@@ -231,16 +230,15 @@ impl Aggregate for Payment {
     type Error = Error;
 
     fn decide(&self, command: Command) -> Result<Vec<Event>, Error> {
+        // Who takes back may be faster than who was about to ask: that one is too late then.
+        let is_new = self.quote.is_none() && !self.to_be_undone;
         Ok(match command {
-            // Who takes back may be faster than who was about to ask: that one is too late then.
-            Command::Authorize { amount, payment, at } if self.quote.is_none() && !self.to_be_undone => {
+            Command::Authorize { amount, payment, at } if is_new => {
                 vec![Event::AuthorizationRequested { amount, payment, at: Some(at) }]
             }
             Command::Authorize { .. } => Vec::new(),
             Command::Capture { at } => self.capture(at),
-            Command::Undo { .. } if self.quote.is_none() && !self.to_be_undone => {
-                vec![Event::NothingToUndo {}]
-            }
+            Command::Undo { .. } if is_new => vec![Event::NothingToUndo {}],
             Command::Undo { at } => self.draft(at, Draft::undo),
             Command::Refund { id, amount, at } => {
                 self.draft(at, |draft| draft.refund(format!("{}:{id}", whole()), amount))
