@@ -13,7 +13,7 @@ use infra::snapshots::{MemorySnapshots, Snapshots};
 use infra::writer::{self, Writer};
 use uuid::Uuid;
 
-use crate::support::faulty_log::{Fault, FaultyLog, first};
+use crate::support::faulty_log::{Fault, FaultyLog, first, sizes};
 use crate::support::servers::Nats;
 use crate::support::stock::executor_keeping;
 
@@ -180,4 +180,22 @@ async fn a_lost_answer_is_read_back() {
         let done = executor.execute("MUG", &request("3"), receive(3)).await.expect("done");
         assert_eq!((done.version, log.end().await.expect("an end")), (1, 1), "{appended_before}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_loses_what_it_acknowledged_is_not_asked_without_end() {
+    let log = FaultyLog::new(MemoryLog::default(), first(0, Fault::None));
+    let executor = executor(Arc::new(log.clone()));
+    executor.execute("MUG", &request("1"), receive(1)).await.expect("done");
+    log.plan(first(1, Fault::Forgotten));
+    executor.execute("MUG", &request("2"), receive(2)).await.expect("acknowledged");
+    log.plan(Box::new(|_| (Fault::None, Duration::from_millis(1))));
+    let before = sizes(&log).len();
+    let asked = request("3");
+    let outcome = executor.execute("MUG", &asked, receive(3)).await;
+    assert!(matches!(outcome, Err(Error::Unavailable(_))), "{outcome:?}");
+    let appends = sizes(&log).len() - before;
+    assert!((2..200).contains(&appends), "{appends} appends in ten seconds");
+    let done = executor.execute("MUG", &asked, receive(3)).await.expect("what the log has counts");
+    assert_eq!(done.version, 2, "the lost one is forgotten");
 }

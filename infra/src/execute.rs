@@ -297,6 +297,8 @@ impl<A: Aggregate> Executor<A> {
                 },
             }
             if began.elapsed() > CONTENTION_LIMIT {
+                // If it is not, the log has lost what it acknowledged: what it has counts, not what is in memory.
+                self.entries.invalidate(&stream).await;
                 return Err(Error::Unavailable(format!("{stream} is being written to by others")));
             }
             pause(conflicts, request.command_id).await;

@@ -87,10 +87,12 @@ pub enum Mutant {
     AllTimersCancelled,
     /// Who appends is told before the log has answered.
     Hasty,
+    /// Now and then, the log loses what it has acknowledged.
+    Losing,
 }
 
 impl Mutant {
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::NewKeyOnRetry,
         Self::UndoSkipped,
         Self::AcknowledgedEarly,
@@ -108,6 +110,7 @@ impl Mutant {
         Self::RefusalMisheard,
         Self::AllTimersCancelled,
         Self::Hasty,
+        Self::Losing,
     ];
 }
 

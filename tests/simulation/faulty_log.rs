@@ -23,6 +23,8 @@ pub enum Fault {
     Refused,
     /// It can't be read either.
     Unreadable,
+    /// It's acknowledged, and lost.
+    Forgotten,
 }
 
 /// What is asked of the log.
@@ -96,6 +98,7 @@ impl FaultyLog {
                 });
                 Err(lost())
             }
+            Fault::Forgotten => Ok(self.log.end().await.map_err(AppendError::NotAppended)? + 1),
             Fault::Refused => Err(AppendError::NotAppended(Unavailable::because("the log is full"))),
         }
     }

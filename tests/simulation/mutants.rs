@@ -27,7 +27,12 @@ pub enum Mutant {
     Forgetful,
     /// Only the log's own window knows commands that come again.
     WindowOnly,
+    /// Now and then, what was acknowledged is lost.
+    Losing,
 }
+
+/// One call of so many, if it is an append.
+pub const LOST: u32 = 40;
 
 /// Commands that the window knows.
 const WINDOW: usize = 10;
@@ -73,7 +78,9 @@ impl EventLog for Mutated {
         match self.mutant {
             Mutant::Blind => self.append_blindly(message).boxed(),
             Mutant::WindowOnly => self.append_through_window(message, expected).boxed(),
-            Mutant::None | Mutant::Hasty | Mutant::Forgetful => self.log.append(message, expected),
+            Mutant::None | Mutant::Hasty | Mutant::Forgetful | Mutant::Losing => {
+                self.log.append(message, expected)
+            }
         }
     }
 
@@ -89,7 +96,9 @@ impl EventLog for Mutated {
                 }
                 // One by one, they go through the window.
                 Mutant::WindowOnly => Err(AppendError::Conflict),
-                Mutant::None | Mutant::Hasty | Mutant::Forgetful => self.log.append_batch(batch).await,
+                Mutant::None | Mutant::Hasty | Mutant::Forgetful | Mutant::Losing => {
+                    self.log.append_batch(batch).await
+                }
             }
         }
         .boxed()

@@ -13,7 +13,7 @@ use infra::log::{EventLog, MemoryLog, Stored};
 use infra::snapshots::MemorySnapshots;
 use infra::writer;
 use simulation::faulty_log::{Call, Fault, FaultyLog, Plan, sizes};
-use simulation::mutants::{Hasty, Mutant, Mutated};
+use simulation::mutants::{Hasty, LOST, Mutant, Mutated};
 use simulation::stock::{executor_keeping, request};
 use tokio::task::JoinSet;
 use uuid::Uuid;
@@ -79,9 +79,11 @@ fn process(log: &Mutated, mut random: fastrand::Rng, mutant: Mutant) -> (FaultyL
     };
     // Fewer than there are, or more than enough.
     let cached_aggregates_max = random.choice([1, 100]).unwrap_or(1);
+    let loses = mutant == Mutant::Losing;
     let plan: Plan = Box::new(move |call| {
         let append_faults = [Fault::Lost, Fault::AnswerLost, Fault::Late, Fault::Refused];
         let fault = match (random.u32(0..100) < wrong, call) {
+            _ if loses && call != Call::Load && random.u32(0..LOST) == 0 => Fault::Forgotten,
             (false, _) => Fault::None,
             (true, Call::Load) => Fault::Unreadable,
             (true, _) => random.choice(append_faults).unwrap_or(Fault::Lost),
@@ -193,7 +195,7 @@ fn run(seed: u64, mutant: Mutant) -> History {
 
 #[test]
 fn a_platform_that_does_it_wrong_is_found_out() {
-    for mutant in [Mutant::Blind, Mutant::Hasty, Mutant::Forgetful, Mutant::WindowOnly] {
+    for mutant in [Mutant::Blind, Mutant::Hasty, Mutant::Forgetful, Mutant::WindowOnly, Mutant::Losing] {
         let found_out = |seed: &u64| {
             let checked = std::panic::catch_unwind(|| {
                 let History { commits, told, .. } = run(*seed, mutant);

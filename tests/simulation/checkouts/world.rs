@@ -66,9 +66,11 @@ impl World {
     /// A process's way to the log, on which things go wrong until it's calm.
     pub fn way_to_the_log(&self, mut random: fastrand::Rng, nap: &Nap) -> FaultyLog {
         let (wrong, calm, nap) = (random.u32(0..=15), self.calm.clone(), nap.clone());
+        let loses = self.mutant == Mutant::Losing;
         let plan: Plan = Box::new(move |call| {
             let faults = [Fault::Lost, Fault::AnswerLost, Fault::Late, Fault::Refused];
             let fault = match (!calm.is_calm() && random.u32(0..100) < wrong, call) {
+                _ if loses && call != Call::Load && random.u32(0..mutants::LOST) == 0 => Fault::Forgotten,
                 (false, _) => Fault::None,
                 (true, Call::Load) => Fault::Unreadable,
                 (true, _) => random.choice(faults).unwrap_or(Fault::Lost),
