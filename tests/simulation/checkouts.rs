@@ -20,6 +20,7 @@ use chrono::{DateTime, Utc};
 use domain::cart::{self, AskQuote, CheckOut, Offer, PaymentMethod};
 use domain::commit::Hash;
 use domain::order;
+use domain::payment::Payment;
 use domain::{Aggregate, CartId, CommandId, Money, OrderId, QuoteId, Sku, stock};
 use futures_util::FutureExt;
 use infra::clock::Clock;
@@ -208,15 +209,17 @@ where
     }
 }
 
-/// The checkouts as the log has them.
+/// The checkouts and payments as the log has them.
 #[derive(Default)]
 struct Ends {
     checkouts: BTreeMap<String, Checkout>,
+    payments: BTreeMap<String, Payment>,
     read: u64,
 }
 
 impl Ends {
-    /// Everything that every checkout recorded says that it's over.
+    /// Everything that every checkout recorded says that it's over, and no payment waits for the provider: a
+    /// checkout does not wait for what the provider does not answer.
     async fn all_are_over(&mut self, memory: &MemoryLog) -> bool {
         while let Some(stored) = memory.read(self.read + 1).await.expect("readable") {
             self.read += 1;
@@ -225,12 +228,18 @@ impl Ends {
                 let events = stored.commit.events.iter();
                 events.for_each(|event| checkout.evolve(&event.decode().expect("readable")));
             }
+            if stored.commit.stream.category() == Payment::CATEGORY {
+                let payment = self.payments.entry(stored.commit.stream.id().to_owned()).or_default();
+                let events = stored.commit.events.iter();
+                events.for_each(|event| payment.evolve(&event.decode().expect("readable")));
+            }
         }
         self.checkouts.len() as u128 == BUYERS
             && self
                 .checkouts
                 .values()
                 .all(|checkout| checkout.summary().is_some_and(|summary| summary.is_over))
+            && self.payments.values().all(|payment| payment.open_request(OrderId(Uuid::nil())).is_none())
     }
 }
 
