@@ -263,9 +263,9 @@ impl Sagas {
 
     async fn settle_payment(&self, work: &Work, generation: Option<u32>) -> Result<(), Again> {
         let payments = &self.executors.payments;
-        let payment = match work.position {
-            // As it was when it was asked for: whoever has an answer since asked under the same key.
+        let payment = match work.position.filter(|_| work.is_first) {
             Some(position) => payments.load_since(work.order_id, position).await?,
+            // Another process may have its answer, and must not be asked for a second time.
             None => payments.load(work.order_id).await?,
         };
         let Some(request) = payment.state.open_request(work.order_id) else { return Ok(()) };
