@@ -84,13 +84,19 @@ impl CommandApi {
     ) -> Result<(), Problem> {
         let deadline = Instant::now() + limit;
         let order_id = answer.body.order_id;
-        // It may have come so far before anybody waited.
-        let order = self.executors.orders.load(order_id).await.map_err(unreadable)?;
+        let orders = &self.executors.orders;
+        // What was asked for before may have led to it before anybody waited; what was asked for now has not.
+        let order =
+            if answer.repeated { orders.load(order_id).await } else { orders.load_since(order_id, 0).await };
+        let order = order.map_err(unreadable)?;
         let order = if waiting.until().is_reached_by(order.state.status()) {
             order
         } else {
-            waiting.reached(limit).await;
-            self.executors.orders.load(order_id).await.map_err(unreadable)?
+            let order = match waiting.reached(limit).await {
+                Some(position) => orders.load_since(order_id, position).await,
+                None => orders.load(order_id).await,
+            };
+            order.map_err(unreadable)?
         };
         let left = deadline.saturating_duration_since(Instant::now());
         let position = order.sequence.max(answer.log_position);

@@ -39,7 +39,8 @@ impl Until {
     }
 }
 
-type Waiters = HashMap<OrderId, Vec<(Until, oneshot::Sender<()>)>>;
+/// Told the position at which the order has come so far.
+type Waiters = HashMap<OrderId, Vec<(Until, oneshot::Sender<u64>)>>;
 
 /// Those who wait.
 #[derive(Debug, Default)]
@@ -56,7 +57,7 @@ pub(crate) struct Waiting<'a> {
     all: &'a Settled,
     order_id: OrderId,
     until: Until,
-    reached: oneshot::Receiver<()>,
+    reached: oneshot::Receiver<u64>,
 }
 
 impl Settled {
@@ -116,13 +117,13 @@ impl Settled {
             let Some(Ok(order_id)) = stream.map(|stream| stream.id().parse()) else { continue };
             for event in entry.events() {
                 if let Ok(Some(domain::Event::Order(event))) = event {
-                    self.happened(order_id, event);
+                    self.happened(order_id, event, entry.sequence);
                 }
             }
         }
     }
 
-    fn happened(&self, order_id: OrderId, event: &Event) {
+    fn happened(&self, order_id: OrderId, event: &Event, position: u64) {
         let status = match event {
             Event::Placed { .. } => Status::Pending,
             Event::Confirmed {} => Status::Confirmed,
@@ -141,7 +142,7 @@ impl Settled {
         let reached = |(until, _): &mut (Until, _)| until.is_reached_by(Some(status));
         for (_, sender) in waiting.extract_if(.., reached) {
             // Who went away need not know.
-            let _ = sender.send(());
+            let _ = sender.send(position);
         }
     }
 
@@ -155,9 +156,9 @@ impl Waiting<'_> {
         self.until
     }
 
-    /// Waits until the order has come so far; false if it has not within the limit.
-    pub async fn reached(&mut self, limit: Duration) -> bool {
-        matches!(tokio::time::timeout(limit, &mut self.reached).await, Ok(Ok(())))
+    /// Waits until the order has come so far; the position at which it has, if it has within the limit.
+    pub async fn reached(&mut self, limit: Duration) -> Option<u64> {
+        tokio::time::timeout(limit, &mut self.reached).await.ok()?.ok()
     }
 }
 

@@ -6,6 +6,7 @@
 //! and no query sees both.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, FromRow, PgConnection, PgPool};
@@ -169,13 +170,25 @@ pub struct ReadModels {
     /// Version of each projection's code in this build.
     codes: HashMap<&'static str, i32>,
     seen: watch::Sender<Option<Vec<ReadModel>>>,
+    /// How many wait for one to come on.
+    waiting: AtomicUsize,
     wanted: Notify,
+}
+
+/// One who waits, until it's dropped.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl ReadModels {
     #[must_use]
     pub fn new(pool: PgPool, codes: HashMap<&'static str, i32>) -> Self {
-        Self { pool, codes, seen: watch::Sender::default(), wanted: Notify::new() }
+        let (seen, waiting, wanted) = (watch::Sender::default(), AtomicUsize::new(0), Notify::new());
+        Self { pool, codes, seen, waiting, wanted }
     }
 
     /// The projection's read model, once it has come to the position, or as it is when the limit has
@@ -190,18 +203,11 @@ impl ReadModels {
             return chosen(&seen.borrow());
         }
         let limit = if seen.borrow().is_some() { limit } else { limit.max(FIRST_LOOK_LIMIT) };
-        let asking = async {
-            loop {
-                self.wanted.notify_one();
-                tokio::time::sleep(POLL_INTERVAL).await;
-            }
-        };
-        tokio::select! {
-            biased;
-            _ = seen.wait_for(reached) => {}
-            () = asking => {}
-            () = tokio::time::sleep(limit) => {}
-        }
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let _waiting = Waiting(&self.waiting);
+        self.wanted.notify_one();
+        // At the limit it is as it is.
+        let _ = tokio::time::timeout(limit, seen.wait_for(reached)).await;
         chosen(&self.seen.borrow())
     }
 
@@ -247,7 +253,9 @@ impl ReadModels {
                 Err(error) => tracing::debug!(%error, "the read models are not readable"),
             }
             tokio::time::sleep(POLL_INTERVAL).await;
-            let _ = tokio::time::timeout(IDLE_POLL_INTERVAL, self.wanted.notified()).await;
+            if self.waiting.load(Ordering::Relaxed) == 0 {
+                let _ = tokio::time::timeout(IDLE_POLL_INTERVAL, self.wanted.notified()).await;
+            }
         }
     }
 }

@@ -7,23 +7,27 @@ use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 use domain::cart::Changed;
 use domain::commit::Hash;
-use domain::{CartId, Money};
+use domain::{CartId, Money, cart, product};
+use infra::feed::Entry;
 use infra::http::{MoneyBody, Path, Problem, TotalsBody};
 use projections::carts;
 use serde::Serialize;
+use serde_json::value::RawValue;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::QueryApi;
 use crate::answer::{Answer, Asked, Missing, unavailable};
+use crate::known::{Change, Keep, Known};
 
 /// A cart.
 #[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct Cart {
+pub(crate) struct Cart<'a> {
     id: Uuid,
     /// open or checked_out
     status: &'static str,
-    lines: Vec<Line>,
+    #[schema(value_type = Vec<Line>)]
+    lines: &'a RawValue,
     /// Null while it's empty, or while its lines can't be added up.
     total: Option<MoneyBody>,
     /// While it's checked out.
@@ -53,16 +57,18 @@ pub(crate) struct Quote {
 }
 
 impl Quote {
-    fn new(quoted: carts::Quoted, lines_changed: bool, lines: &[carts::Line], now: DateTime<Utc>) -> Self {
-        let carts::Quoted { quote_id, country, region, totals, expires_at } = quoted;
-        let reason = match () {
-            () if lines_changed => Some(Changed::Lines.code()),
-            () if now >= expires_at => Some(Changed::QuoteExpired.code()),
-            () if lines.iter().any(|line| !line.for_sale) => Some("not_for_sale"),
-            () => None,
-        };
-        let (totals, holds) = (totals.into(), reason.is_none());
-        Self { quote_id: quote_id.0, expires_at, country, region, totals, holds, reason }
+    fn new(quoted: &carts::Quoted, unlike: Option<&'static str>) -> Self {
+        let carts::Quoted { quote_id, country, region, totals, expires_at } = quoted.clone();
+        let totals = totals.into();
+        Self {
+            quote_id: quote_id.0,
+            expires_at,
+            country,
+            region,
+            totals,
+            holds: unlike.is_none(),
+            reason: unlike,
+        }
     }
 }
 
@@ -92,6 +98,9 @@ pub(crate) async fn get(
     Path(id): Path<CartId>,
     asked: Asked,
 ) -> Result<Response, Problem> {
+    if let Some((known, log_position)) = known(&api, id, &asked) {
+        return Ok(known.answer.at(api.clock.now(), log_position, &asked));
+    }
     let model = api.fresh(carts::NAME, &asked).await?;
     let (cart, log_position) = carts::cart(&api.pool, &model, id.0).await.map_err(unavailable)?;
     let Some((cart, lines)) = cart else {
@@ -99,25 +108,85 @@ pub(crate) async fn get(
             Missing { code: "cart_not_found", detail: "there is no cart with this id", log_position };
         return Ok(missing.into_response());
     };
-    let totals: Option<Vec<Money>> = lines.iter().map(line_total).collect();
-    let total = totals.and_then(|totals| {
-        let (first, rest) = totals.split_first()?;
-        rest.iter().try_fold(*first, |sum, total| sum.plus(*total)).ok()
-    });
-    let now = api.clock.now();
-    let quote = cart.quote.map(|quote| Quote::new(quote.0, cart.lines_changed, &lines, now));
-    let body = Cart {
-        id: cart.id,
-        quote,
-        status: if cart.order_id.is_some() { "checked_out" } else { "open" },
-        lines: lines.into_iter().map(Line::from).collect(),
-        total: total.map(MoneyBody::from),
-        order_id: cart.order_id,
-    };
-    // The cart's own version, which If-Match compares, and what else changes what is shown: titles, prices.
-    let shown = Hash::of(&serde_json::to_vec(&body).unwrap_or_default()).to_string();
-    let version = format!("{}-{}", cart.version, &shown[..16]);
-    Ok(Answer::private(body, log_position, &asked).etag(version, &asked).into_response())
+    let shown = Arc::new(Known::new(Shown::new(cart, lines), model.version, log_position));
+    api.carts.put(&id.to_string(), shown.clone());
+    Ok(shown.answer.at(api.clock.now(), log_position, &asked))
+}
+
+/// The cart as it is kept, if that is not older than what the database would say.
+fn known(api: &QueryApi, id: CartId, asked: &Asked) -> Option<(Arc<Known<Shown>>, u64)> {
+    let model = api.read_models.seen(carts::NAME)?;
+    api.carts.get(&id.to_string(), model.version, asked.min_log_position().max(model.position.0))
+}
+
+/// What is shown of a cart at any time, as it is kept.
+#[derive(Debug)]
+pub(crate) struct Shown {
+    cart: carts::Cart,
+    lines: Box<RawValue>,
+    lines_hash: Hash,
+    total: Option<MoneyBody>,
+    is_for_sale: bool,
+}
+
+impl Keep for Shown {
+    fn change(commit: &Entry) -> Change<'_> {
+        match commit.stream() {
+            Some(stream) if stream.category() == cart::CATEGORY => Change::Of(stream.id()),
+            // Its title, its price: of whichever carts it is in.
+            Some(stream) if stream.category() == product::CATEGORY => Change::OfAll,
+            _ => Change::Nothing,
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        self.lines.get().len() + size_of::<Self>()
+    }
+}
+
+impl Shown {
+    fn new(cart: carts::Cart, lines: Vec<carts::Line>) -> Self {
+        let totals: Option<Vec<Money>> = lines.iter().map(line_total).collect();
+        let total = totals.and_then(|totals| {
+            let (first, rest) = totals.split_first()?;
+            rest.iter().try_fold(*first, |sum, total| sum.plus(*total)).ok()
+        });
+        let is_for_sale = lines.iter().all(|line| line.for_sale);
+        let lines: Vec<Line> = lines.into_iter().map(Line::from).collect();
+        let lines = serde_json::value::to_raw_value(&lines)
+            .unwrap_or_else(|error| unreachable!("plain data: {error}"));
+        let lines_hash = Hash::of(lines.get().as_bytes());
+        Self { cart, lines, lines_hash, total: total.map(MoneyBody::from), is_for_sale }
+    }
+
+    fn at(&self, now: DateTime<Utc>, log_position: u64, asked: &Asked) -> Response {
+        let carts::Cart { id, order_id, version, quote, .. } = &self.cart;
+        let unlike = self.unlike_quote(now);
+        let body = Cart {
+            id: *id,
+            status: if order_id.is_some() { "checked_out" } else { "open" },
+            lines: &self.lines,
+            total: self.total,
+            order_id: *order_id,
+            quote: quote.as_ref().map(|quote| Quote::new(quote, unlike)),
+        };
+        // The cart's own version, which If-Match compares, and what else changes what is shown: titles and
+        // prices, and time.
+        let (lines, quote) = (self.lines_hash.to_string(), unlike.unwrap_or("holds"));
+        let version = format!("{version}-{}-{quote}", &lines[..16]);
+        Answer::private(body, log_position, asked).etag(version, asked).into_response()
+    }
+
+    /// Why the quote, if there is one, does not hold.
+    fn unlike_quote(&self, now: DateTime<Utc>) -> Option<&'static str> {
+        let quote = self.cart.quote.as_ref()?;
+        match () {
+            () if self.cart.lines_changed => Some(Changed::Lines.code()),
+            () if now >= quote.expires_at => Some(Changed::QuoteExpired.code()),
+            () if !self.is_for_sale => Some("not_for_sale"),
+            () => None,
+        }
+    }
 }
 
 fn line_total(line: &carts::Line) -> Option<Money> {

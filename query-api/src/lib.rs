@@ -2,9 +2,9 @@
 
 mod answer;
 mod carts;
+mod known;
 mod order_events;
 mod orders;
-mod product_cache;
 mod products;
 mod reports;
 mod search;
@@ -22,8 +22,8 @@ use tokio::sync::watch;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use known::KnownAnswers;
 use order_events::Streams;
-use product_cache::ProductCache;
 
 /// What an operator can choose.
 #[derive(Debug, Clone)]
@@ -44,7 +44,8 @@ pub struct QueryApi {
     freshness_limit: Duration,
     terms: Arc<Terms>,
     clock: Clock,
-    products: ProductCache,
+    products: KnownAnswers<products::Shown>,
+    carts: KnownAnswers<carts::Shown>,
     streams: Streams,
 }
 
@@ -61,14 +62,16 @@ impl QueryApi {
         stopped: watch::Receiver<bool>,
     ) -> Self {
         let streams = Streams::new(settings.order_streams_max, settings.heartbeat, stopped);
-        let (freshness_limit, products) = (settings.freshness_limit, ProductCache::default());
-        Self { pool, read_models, feed, freshness_limit, terms, clock, products, streams }
+        let freshness_limit = settings.freshness_limit;
+        let (products, carts) = (KnownAnswers::default(), KnownAnswers::default());
+        Self { pool, read_models, feed, freshness_limit, terms, clock, products, carts, streams }
     }
 
     /// Looks at the log: to know which answers are true still, and what happens to orders that somebody
     /// follows. Runs until it's dropped.
     pub async fn run(&self) {
-        tokio::join!(self.products.run(self.feed.clone()), self.streams.live.run(self.feed.clone()));
+        let feed = || self.feed.clone();
+        tokio::join!(self.products.run(feed()), self.carts.run(feed()), self.streams.live.run(feed()));
     }
 }
 

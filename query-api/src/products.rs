@@ -5,16 +5,18 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use domain::Sku;
 use domain::product::Details;
+use domain::{Sku, product, stock};
+use infra::feed::Entry;
 use infra::http::{MoneyBody, Path, Problem, Query};
 use projections::catalog;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::QueryApi;
 use crate::answer::{Answer, Asked, Missing, cursor, limit, place, text, unavailable};
-use crate::product_cache::Known;
+use crate::known::{Change, Keep, Known};
 
 /// A product as it can be bought.
 #[derive(Debug, Serialize, ToSchema)]
@@ -44,6 +46,28 @@ impl Product {
 impl From<catalog::Product> for Product {
     fn from(product: catalog::Product) -> Self {
         Self::new(product.sku, product.details.0, product.price.0, product.available)
+    }
+}
+
+/// What is shown of a product, as it is kept.
+#[derive(Debug)]
+pub(crate) struct Shown {
+    json: Box<RawValue>,
+    etag: String,
+}
+
+impl Keep for Shown {
+    fn change(commit: &Entry) -> Change<'_> {
+        match commit.stream() {
+            Some(stream) if [product::CATEGORY, stock::CATEGORY].contains(&stream.category()) => {
+                Change::Of(stream.id())
+            }
+            _ => Change::Nothing,
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        self.json.get().len() + self.etag.len()
     }
 }
 
@@ -126,7 +150,8 @@ pub(crate) async fn get(
     let version = format!("{}-{}", product.version, product.stock_version);
     let product = Product::from(product);
     if let Ok(json) = serde_json::value::to_raw_value(&product) {
-        api.products.put(sku.as_str(), Known::new(json, version.clone(), model.version, log_position));
+        let shown = Shown { json, etag: version.clone() };
+        api.products.put(sku.as_str(), Known::new(shown, model.version, log_position));
     }
     Ok(Answer::shared(product, log_position, &asked).etag(version, &asked).into_response())
 }
@@ -136,7 +161,8 @@ fn known(api: &QueryApi, sku: &Sku, asked: &Asked) -> Option<Response> {
     let model = api.read_models.seen(catalog::NAME)?;
     let least = asked.min_log_position().max(model.position.0);
     let (known, log_position) = api.products.get(sku.as_str(), model.version, least)?;
-    Some(Answer::shared(&known.json, log_position, asked).etag(&known.etag, asked).into_response())
+    let Shown { json, etag } = &known.answer;
+    Some(Answer::shared(json, log_position, asked).etag(etag, asked).into_response())
 }
 
 /// A category and those below it.

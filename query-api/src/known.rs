@@ -1,7 +1,7 @@
-//! Answers about products that are known to be true still: the log tells when a product changes.
+//! Answers that are known to be true still: the log tells when what they are about changes.
 //!
 //! An answer is read from the database once, at some position of the log. As long as the log has nothing
-//! new about that product, the answer is true at every later position, and is given with the last one that
+//! new about its subject, the answer is true at every later position, and is given with the last one that
 //! was looked at. So it is never older than it says, and mostly newer than the database would be; but for
 //! what is done to the tables without a word in the log (a dead letter that is applied late, a change by hand),
 //! which shows after some seconds.
@@ -11,43 +11,57 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use domain::{product, stock};
 use infra::feed::{Entry, Feed};
 use moka::sync::Cache;
-use serde_json::value::RawValue;
 
-/// Most bytes of answers that are kept.
+/// Most bytes of answers of one kind that are kept.
 const BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// No answer is kept for longer, for what changes in the tables without a word in the log.
 const KEPT_FOR: Duration = Duration::from_secs(15);
 
-/// Products whose last change is remembered, twice: those of now, and those before them.
+/// Subjects whose last change is remembered, twice: those of now, and those before them.
 const CHANGES_MAX: usize = 50_000;
 
 const BATCH_MAX: usize = 1_000;
 const BACKOFF: Duration = Duration::from_secs(1);
 
+/// What can be kept.
+pub(crate) trait Keep: Send + Sync + 'static {
+    /// What a commit changes in answers of this kind.
+    fn change(commit: &Entry) -> Change<'_>;
+
+    /// What it takes in memory, about.
+    fn bytes(&self) -> usize;
+}
+
+/// Of which subjects a commit changes the answers.
+#[derive(Debug)]
+pub(crate) enum Change<'a> {
+    Nothing,
+    Of(&'a str),
+    OfAll,
+}
+
 /// An answer, and at which position of the log it was read.
 #[derive(Debug)]
-pub(crate) struct Known {
-    pub json: Box<RawValue>,
-    pub etag: String,
+pub(crate) struct Known<A> {
+    pub answer: A,
     /// Version of the read model that it was read from.
-    pub model: i32,
-    pub position: u64,
+    model: i32,
+    position: u64,
     /// From where on it is not true any more; `u64::MAX` if nowhere, and 0 while that is not
     /// known.
     untrue_from: AtomicU64,
 }
 
-impl Known {
-    pub fn new(json: Box<RawValue>, etag: String, model: i32, position: u64) -> Self {
-        Self { json, etag, model, position, untrue_from: AtomicU64::new(0) }
+impl<A> Known<A> {
+    pub fn new(answer: A, model: i32, position: u64) -> Self {
+        Self { answer, model, position, untrue_from: AtomicU64::new(0) }
     }
 }
 
-/// Where products were last changed, as far as that is remembered.
+/// Where subjects were last changed, as far as that is remembered.
 #[derive(Debug, Default)]
 struct Changes {
     recent: HashMap<String, u64>,
@@ -57,54 +71,64 @@ struct Changes {
     recent_since: u64,
 }
 
-#[derive(Debug)]
-pub(crate) struct ProductCache {
-    answers: Cache<String, Arc<Known>>,
+/// Answers of one kind, by their subject.
+pub(crate) struct KnownAnswers<A> {
+    answers: Cache<String, Arc<Known<A>>>,
     changes: Mutex<Changes>,
+    /// Where all of them were last changed.
+    all_changed: AtomicU64,
     /// The log was looked at up to here; 0 before it is.
     looked_at: AtomicU64,
 }
 
-impl Default for ProductCache {
+impl<A: Keep> Default for KnownAnswers<A> {
     fn default() -> Self {
-        let weight = |sku: &String, known: &Arc<Known>| {
-            u32::try_from(sku.len() + known.json.get().len() + 200).unwrap_or(u32::MAX)
+        let weight = |subject: &String, known: &Arc<Known<A>>| {
+            u32::try_from(subject.len() + known.answer.bytes() + 200).unwrap_or(u32::MAX)
         };
         let answers = Cache::builder().weigher(weight).max_capacity(BYTES_MAX).time_to_live(KEPT_FOR).build();
-        Self { answers, changes: Mutex::default(), looked_at: AtomicU64::new(0) }
+        let (all_changed, looked_at) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { answers, changes: Mutex::default(), all_changed, looked_at }
     }
 }
 
-impl ProductCache {
-    /// What is known of the product, and the position at which it is true: at least the one given.
-    pub fn get(&self, sku: &str, model: i32, least: u64) -> Option<(Arc<Known>, u64)> {
+impl<A: Keep> KnownAnswers<A> {
+    /// What is known about the subject, and the position at which it is true: at least the one given.
+    pub fn get(&self, subject: &str, model: i32, least: u64) -> Option<(Arc<Known<A>>, u64)> {
         // First the position, then whether there was a change: what comes in between is not missed.
         let position = self.looked_at.load(Ordering::Acquire);
-        let known = self.answers.get(sku).filter(|known| known.model == model)?;
-        let is_true = known.untrue_from.load(Ordering::Acquire) > position;
+        let known = self.answers.get(subject).filter(|known| known.model == model)?;
+        let is_true = known.untrue_from.load(Ordering::Acquire) > position
+            && known.position >= self.all_changed.load(Ordering::Acquire);
         let position = position.max(known.position);
         (is_true && position >= least).then_some((known, position))
     }
 
     /// Keeps what was read, unless it has changed since.
-    pub fn put(&self, sku: &str, known: Known) {
+    pub fn put(&self, subject: &str, known: impl Into<Arc<Known<A>>>) {
         if self.looked_at.load(Ordering::Acquire) == 0 {
             return;
         }
-        let known = Arc::new(known);
+        let known = known.into();
         // First it is kept, then looked at for a change, and only then trusted: whoever sees a change meanwhile
         // finds it there, and lowers what is said here.
-        self.answers.insert(sku.to_owned(), known.clone());
+        self.answers.insert(subject.to_owned(), known.clone());
         let changes = self.changes();
-        known.untrue_from.store(changes.untrue_from(sku, known.position), Ordering::Release);
+        known.untrue_from.store(changes.untrue_from(subject, known.position), Ordering::Release);
     }
 
-    fn changed(&self, sku: &str, position: u64) {
-        self.changes().note(sku, position);
-        if let Some(known) = self.answers.get(sku)
-            && known.position < position
-        {
-            known.untrue_from.fetch_min(position, Ordering::AcqRel);
+    fn changed(&self, change: &Change<'_>, position: u64) {
+        match *change {
+            Change::Nothing => {}
+            Change::Of(subject) => {
+                self.changes().note(subject, position);
+                if let Some(known) = self.answers.get(subject)
+                    && known.position < position
+                {
+                    known.untrue_from.fetch_min(position, Ordering::AcqRel);
+                }
+            }
+            Change::OfAll => drop(self.all_changed.fetch_max(position, Ordering::AcqRel)),
         }
     }
 
@@ -118,7 +142,7 @@ impl ProductCache {
         let end = loop {
             match feed.log().end().await {
                 Ok(end) => break end,
-                Err(error) => tracing::debug!(%error, "no answers about products are kept yet"),
+                Err(error) => tracing::debug!(%error, "no answers are kept yet"),
             }
             tokio::time::sleep(BACKOFF).await;
         };
@@ -128,42 +152,34 @@ impl ProductCache {
         self.looked_at.store(end.max(1), Ordering::Release);
         loop {
             for entry in follower.batch(BATCH_MAX).await {
-                self.look_at(&entry);
+                self.changed(&A::change(&entry), entry.sequence);
+                self.looked_at.fetch_max(entry.sequence, Ordering::Release);
             }
         }
-    }
-
-    fn look_at(&self, entry: &Entry) {
-        if let Some(stream) = entry.stream()
-            && [product::CATEGORY, stock::CATEGORY].contains(&stream.category())
-        {
-            self.changed(stream.id(), entry.sequence);
-        }
-        self.looked_at.fetch_max(entry.sequence, Ordering::Release);
     }
 }
 
 impl Changes {
-    fn note(&mut self, sku: &str, position: u64) {
-        if self.recent.len() >= CHANGES_MAX && !self.recent.contains_key(sku) {
+    fn note(&mut self, subject: &str, position: u64) {
+        if self.recent.len() >= CHANGES_MAX && !self.recent.contains_key(subject) {
             self.earlier = std::mem::take(&mut self.recent);
             self.since = self.recent_since;
             self.recent_since = position - 1;
         }
-        match self.recent.get_mut(sku) {
+        match self.recent.get_mut(subject) {
             Some(last) => *last = position,
-            None => drop(self.recent.insert(sku.to_owned(), position)),
+            None => drop(self.recent.insert(subject.to_owned(), position)),
         }
     }
 
-    /// From where on what was read at the position is not true any more: right behind it if the product was
+    /// From where on what was read at the position is not true any more: right behind it if its subject was
     /// changed since, because only its last change is remembered; `u64::MAX` if it was not, and 0 if that is
     /// not remembered.
-    fn untrue_from(&self, sku: &str, position: u64) -> u64 {
+    fn untrue_from(&self, subject: &str, position: u64) -> u64 {
         if position < self.since {
             return 0;
         }
-        let last = self.recent.get(sku).or_else(|| self.earlier.get(sku));
+        let last = self.recent.get(subject).or_else(|| self.earlier.get(subject));
         if last.is_some_and(|last| *last > position) { position + 1 } else { u64::MAX }
     }
 }
@@ -172,18 +188,34 @@ impl Changes {
 mod tests {
     use super::*;
 
-    fn known(position: u64) -> Known {
-        Known::new(RawValue::from_string("{}".to_owned()).unwrap(), "1-1".to_owned(), 1, position)
+    struct Nothing;
+
+    impl Keep for Nothing {
+        fn change(_: &Entry) -> Change<'_> {
+            Change::Nothing
+        }
+
+        fn bytes(&self) -> usize {
+            0
+        }
     }
 
-    fn looking(position: u64) -> ProductCache {
-        let cache = ProductCache::default();
+    fn known(position: u64) -> Known<Nothing> {
+        Known::new(Nothing, 1, position)
+    }
+
+    fn looking(position: u64) -> KnownAnswers<Nothing> {
+        let cache = KnownAnswers::default();
         cache.looked_at.store(position, Ordering::Release);
         cache
     }
 
-    fn see(cache: &ProductCache, sku: &str, position: u64) {
-        cache.changed(sku, position);
+    fn see(cache: &KnownAnswers<Nothing>, sku: &str, position: u64) {
+        look_at(cache, &Change::Of(sku), position);
+    }
+
+    fn look_at(cache: &KnownAnswers<Nothing>, change: &Change<'_>, position: u64) {
+        cache.changed(change, position);
         cache.looked_at.store(position, Ordering::Release);
     }
 
@@ -202,6 +234,19 @@ mod tests {
         cache.put("MUG", known(11));
         assert!(cache.get("MUG", 1, 0).is_none());
         cache.put("MUG", known(12));
+        assert_eq!(cache.get("MUG", 1, 12).map(|(_, position)| position), Some(12));
+    }
+
+    #[test]
+    fn a_change_of_all_leaves_nothing_that_was_read_before() {
+        let cache = looking(10);
+        cache.put("MUG", known(10));
+        look_at(&cache, &Change::OfAll, 11);
+        assert!(cache.get("MUG", 1, 0).is_none());
+        cache.put("MUG", known(10));
+        assert!(cache.get("MUG", 1, 0).is_none(), "the projection is behind the log");
+        cache.put("MUG", known(11));
+        look_at(&cache, &Change::Nothing, 12);
         assert_eq!(cache.get("MUG", 1, 12).map(|(_, position)| position), Some(12));
     }
 
@@ -231,8 +276,10 @@ mod tests {
     fn no_answer_is_older_than_it_says_whoever_comes_first() {
         const LAST: u64 = 200_000;
         let cache = looking(1);
+        let change =
+            |position: u64| if position.is_multiple_of(2) { Change::Of("MUG") } else { Change::OfAll };
         std::thread::scope(|scope| {
-            scope.spawn(|| (2..=LAST).for_each(|position| see(&cache, "MUG", position)));
+            scope.spawn(|| (2..=LAST).for_each(|position| look_at(&cache, &change(position), position)));
             for _ in 0..2 {
                 scope.spawn(|| {
                     loop {
@@ -253,7 +300,7 @@ mod tests {
 
     #[test]
     fn nothing_is_kept_before_the_log_is_looked_at() {
-        let cache = ProductCache::default();
+        let cache = KnownAnswers::default();
         cache.put("MUG", known(5));
         assert!(cache.get("MUG", 1, 0).is_none());
     }
