@@ -9,6 +9,7 @@ use domain::CommandId;
 use domain::commit::Hash;
 use infra::execute::Request;
 use infra::http::Problem;
+use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
@@ -29,7 +30,8 @@ pub(crate) struct Recent(Cache<CommandId, Hash>);
 
 impl Default for Recent {
     fn default() -> Self {
-        Self(Cache::new(RECENT_MAX))
+        let recent = Cache::builder().max_capacity(RECENT_MAX);
+        Self(recent.eviction_policy(EvictionPolicy::lru()).build())
     }
 }
 

@@ -26,6 +26,7 @@ use domain::product::Product;
 use domain::stock::Stock;
 use domain::{Aggregate, CommandId, Commit, RecordedEvent, StreamId};
 use moka::future::Cache;
+use moka::policy::EvictionPolicy;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -188,12 +189,15 @@ struct Answer<E: std::error::Error + 'static> {
 impl<A: Aggregate> Executor<A> {
     #[must_use]
     pub fn new(writer: &Writer, snapshots: &Arc<dyn Snapshots>, clock: &Clock, settings: &Settings) -> Self {
+        // Who came last is who comes next: an order has all its commands within moments. By how often they came,
+        // which is what the cache would go by, a new one would find no room among those that are over.
+        let entries = Cache::builder().max_capacity(settings.cached_aggregates_max);
         Self {
             log: writer.log().clone(),
             writer: writer.clone(),
             snapshots: snapshots.clone(),
             clock: clock.clone(),
-            entries: Cache::new(settings.cached_aggregates_max),
+            entries: entries.eviction_policy(EvictionPolicy::lru()).build(),
             settings: settings.clone(),
         }
     }
