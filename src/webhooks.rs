@@ -116,6 +116,9 @@ fn endpoints_table(endpoints: &[Endpoint]) -> String {
         let note = match (&endpoint.reason, endpoint.failing_since) {
             (Some(reason), _) => reason.clone(),
             (None, Some(since)) => format!("{} failures since {}", endpoint.failures, time(since)),
+            (None, None) if endpoint.unreadable > 0 => {
+                format!("{} commits wait for a build that can read them", endpoint.unreadable)
+            }
             (None, None) => String::new(),
         };
         rows.push([

@@ -1,19 +1,16 @@
 //! What the sagas can't read: it is set aside with what happens to the same order later, and all else goes on.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bytes::Bytes;
-use domain::commit::{DecodeError, Hash};
+use domain::commit::Hash;
 use domain::{OrderId, StreamId};
-use futures_util::future::BoxFuture;
-use futures_util::stream::BoxStream;
-use futures_util::{FutureExt, StreamExt};
 use infra::clock::Clock;
 use infra::execute::{self, Executor, Executors};
 use infra::feed::Feed;
-use infra::log::{Append, AppendError, EventLog, Message, PageOfStream, ReadError, Stored, Unavailable};
+use infra::log::{EventLog, Message, Stored};
 use infra::payment::{PaymentProvider, Providers, Sandbox};
 use infra::snapshots::{MemorySnapshots, Snapshots};
 use infra::timers::JetStreamTimers;
@@ -26,83 +23,12 @@ use tokio::sync::watch;
 
 use crate::support::customer::Client;
 use crate::support::eventually;
+use crate::support::poisoned::Poisoned;
 use crate::support::servers::{Nats, database_url};
 use crate::support::shop::{Roles, operate_sagas};
 
 /// Units whose total is known by its number.
 const POISON: u32 = 3;
-
-/// A log of which this build can't read some commits, until its code is mended.
-struct Poisoned {
-    log: Arc<dyn EventLog>,
-    is_mended: Arc<AtomicBool>,
-    is_poison: fn(&Stored) -> bool,
-}
-
-impl Poisoned {
-    fn look(
-        is_mended: &AtomicBool,
-        is_poison: fn(&Stored) -> bool,
-        stored: Stored,
-    ) -> Result<Stored, ReadError> {
-        if is_mended.load(Ordering::Relaxed) || !is_poison(&stored) {
-            return Ok(stored);
-        }
-        let (sequence, stream, body) = (stored.sequence, Some(stored.commit.stream), stored.body);
-        let source = DecodeError::UnknownType { kind: "payment.teleported".to_owned() };
-        Err(ReadError::Unreadable { sequence, stream, body, source })
-    }
-}
-
-impl EventLog for Poisoned {
-    fn append<'a>(&'a self, message: &'a Message, expected: u64) -> BoxFuture<'a, Result<u64, AppendError>> {
-        self.log.append(message, expected)
-    }
-
-    fn append_batch<'a>(&'a self, batch: &'a [Append]) -> BoxFuture<'a, Result<u64, AppendError>> {
-        self.log.append_batch(batch)
-    }
-
-    fn batch_max(&self) -> usize {
-        self.log.batch_max()
-    }
-
-    fn load_page<'a>(
-        &'a self,
-        stream: &'a StreamId,
-        after: u64,
-        most: usize,
-    ) -> BoxFuture<'a, Result<PageOfStream, ReadError>> {
-        async move {
-            let PageOfStream { commits, more } = self.log.load_page(stream, after, most).await?;
-            let look = |stored| Self::look(&self.is_mended, self.is_poison, stored);
-            Ok(PageOfStream { commits: commits.into_iter().map(look).collect::<Result<_, _>>()?, more })
-        }
-        .boxed()
-    }
-
-    fn read(&self, sequence: u64) -> BoxFuture<'_, Result<Option<Stored>, ReadError>> {
-        async move {
-            let stored = self.log.read(sequence).await?;
-            stored.map(|stored| Self::look(&self.is_mended, self.is_poison, stored)).transpose()
-        }
-        .boxed()
-    }
-
-    fn follow(&self, after: u64) -> BoxStream<'static, Result<Stored, ReadError>> {
-        let (is_mended, is_poison) = (self.is_mended.clone(), self.is_poison);
-        let look = move |stored: Result<Stored, _>| Self::look(&is_mended, is_poison, stored?);
-        self.log.follow(after).map(look).boxed()
-    }
-
-    fn identity(&self) -> BoxFuture<'_, Result<String, Unavailable>> {
-        self.log.identity()
-    }
-
-    fn end(&self) -> BoxFuture<'_, Result<u64, Unavailable>> {
-        self.log.end()
-    }
-}
 
 /// A shop whose sagas work here.
 struct Scene {

@@ -203,20 +203,20 @@ async fn a_cancellation_right_after_the_checkout_is_accepted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn f03_fifty_times_the_same_checkout_is_one_order() {
+async fn f03_a_hundred_times_the_same_checkout_is_one_order() {
     let shop = shared().await;
-    let sku = shop.product("fifty", 50).await;
+    let sku = shop.product("hundred", 100).await;
     let cart = shop.cart(&sku, 1).await;
     let path = format!("/v1/carts/{cart}/checkout");
     let body = checkout("tok_approve");
-    let answers = join_all((0..50).map(|_| shop.post_as(&path, &body, &cart))).await;
+    let answers = join_all((0..100).map(|_| shop.post_as(&path, &body, &cart))).await;
     let orders: BTreeSet<_> = answers.iter().map(|answer| answer.body["order_id"].as_str()).collect();
     assert!(answers.iter().all(|answer| answer.status == 202), "{answers:?}");
     assert_eq!(orders.len(), 1);
     let order = answers[0].body["order_id"].as_str().expect("an id");
     order_with_payment(shop, order, "captured").await;
     assert_eq!(operations(&ledger(shop, order).await), ["authorize", "capture"]);
-    eventually("one is sold", async || (shop.stock(&sku).await == (49, 0)).then_some(())).await;
+    eventually("one is sold", async || (shop.stock(&sku).await == (99, 0)).then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

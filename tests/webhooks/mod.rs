@@ -4,6 +4,7 @@ mod crashes;
 mod delivery;
 mod endpoints;
 mod tls;
+mod unreadable;
 
 use std::collections::BTreeSet;
 

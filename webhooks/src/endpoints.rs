@@ -53,6 +53,8 @@ pub struct Endpoint {
     pub pending: i64,
     /// Events that were given up.
     pub dead: i64,
+    /// Commits that could not be read. What they tell it is sent by a build that can read them.
+    pub unreadable: i64,
 }
 
 /// Shown once, and never again.
@@ -93,7 +95,8 @@ impl From<Unavailable> for Error {
 const COLUMNS: &str = "select id, url, types, state, reason, created_at, failures, failing_since, rest_until,
         case when previous_until > clock_timestamp() then previous_until end as previous_secret_until,
         (select count(*) from cartulary.webhook_deliveries as d where d.endpoint = e.id and d.state = 'pending') as pending,
-        (select count(*) from cartulary.webhook_deliveries as d where d.endpoint = e.id and d.state = 'dead') as dead
+        (select count(*) from cartulary.webhook_deliveries as d where d.endpoint = e.id and d.state = 'dead') as dead,
+        (select count(*) from cartulary.webhook_replays as r where r.endpoint = e.id and r.unreadable is not null) as unreadable
      from cartulary.webhook_endpoints as e where state <> 'removed' and ($1::uuid is null or id = $1) order by created_at, id";
 
 impl Endpoints {

@@ -26,22 +26,10 @@ const BACKOFF: Duration = Duration::from_secs(1);
 /// How often it looks for what is to be given up or forgotten.
 const TIDY_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Categories of the streams whose events may be wanted.
-const FOLLOWED: [&str; 5] = [
-    domain::product::CATEGORY,
-    domain::stock::CATEGORY,
-    domain::cart::CATEGORY,
-    domain::order::CATEGORY,
-    domain::payment::CATEGORY,
-];
-
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error("the database does not answer: {0}")]
     Unavailable(#[from] sqlx::Error),
-    /// Never skipped in silence: a build that can read it goes on from here.
-    #[error("the commit at position {0} is not readable: {1}")]
-    Unreadable(u64, String),
     #[error("somebody else has the lane now")]
     Lost,
 }
@@ -95,15 +83,11 @@ impl Lane {
         loop {
             let batch = follower.batch(BATCH_MAX).await;
             let begun_at = Instant::now();
-            let readable = batch.iter().take_while(|entry| unreadable(entry).is_none()).count();
             let mut has_endpoints = true;
-            if let Some(last) = batch[..readable].last() {
-                has_endpoints = self.take_in(position, &batch[..readable], &mut connection).await?;
+            if let Some(last) = batch.last() {
+                has_endpoints = self.take_in(position, &batch, &mut connection).await?;
                 position = last.sequence;
                 self.status.send_replace(Status { position, stopped: None });
-            }
-            if let Some(entry) = batch.get(readable) {
-                return Err(Error::Unreadable(entry.sequence, unreadable(entry).unwrap_or_default()));
             }
             // Who is far behind does not keep others waiting who read with it.
             if batch.len() < BATCH_MAX {
@@ -143,6 +127,12 @@ impl Lane {
             wanting.map(move |wish| (wish.id, message))
         });
         outbox::put(rows.collect(), false, &mut transaction).await?;
+        for entry in batch {
+            let Some(reason) = replays::unreadable(entry) else { continue };
+            let covering = wishes.iter().filter(|wish| wish.covers(entry.sequence));
+            let covering: Vec<_> = covering.map(|wish| wish.id).collect();
+            replays::set_aside(entry, &reason, &covering, false, &mut transaction).await?;
+        }
         transaction.commit().await?;
         if !messages.is_empty() {
             self.news.notify_one();
@@ -164,12 +154,10 @@ impl Lane {
                 }
                 Err(error) => tracing::debug!(%error, "deliveries of webhooks are counted later"),
             }
+            match replays::unreadable_count(&self.pool).await {
+                Ok(count) => metrics::gauge!("cartulary_webhooks_unreadable").set(count as f64),
+                Err(error) => tracing::debug!(%error, "what can't be read of webhooks is counted later"),
+            }
         }
     }
-}
-
-/// Why a commit that may concern an endpoint can't be read.
-fn unreadable(entry: &Entry) -> Option<String> {
-    let is_followed = entry.stream().is_none_or(|stream| FOLLOWED.contains(&stream.category()));
-    entry.commit.as_ref().err().filter(|_| is_followed).map(ToString::to_string)
 }

@@ -72,7 +72,10 @@ pub async fn set_up(pool: &PgPool) -> Result<(), sqlx::Error> {
              -- Whether what was delivered is sent again.
              again bool not null,
              asked_at timestamptz not null default clock_timestamp()
-         );",
+         );
+         -- Of a commit that could not be read: by which build, and why.
+         alter table cartulary.webhook_replays add column if not exists unreadable_by text;
+         alter table cartulary.webhook_replays add column if not exists unreadable text;",
     )
     .execute(&mut *transaction)
     .await?;
