@@ -131,6 +131,28 @@ async fn the_log_is_asked_for_what_is_newer_than_the_memory_and_for_nothing_else
 }
 
 #[tokio::test]
+async fn who_came_last_is_in_memory_however_often_others_came() {
+    let log = FaultyLog::new(MemoryLog::default(), first(0, Fault::None));
+    // It keeps a hundred.
+    let executor = executor(Arc::new(log.clone()));
+    for number in 0..800 {
+        let sku = format!("OFTEN-{}", number % 100);
+        executor.execute(&sku, &request("1"), receive(1)).await.expect("done");
+    }
+    let mut seen = Vec::new();
+    for number in 0..90 {
+        let sku = format!("NEW-{number}");
+        let position = executor.execute(&sku, &request("1"), receive(1)).await.expect("done").sequence;
+        seen.push((sku, position));
+    }
+    let asked = log.calls.lock().expect("no panic").len();
+    for (sku, position) in seen {
+        assert_eq!(executor.load_since(&sku, position).await.expect("readable").version, 1);
+    }
+    assert_eq!(log.calls.lock().expect("no panic").len(), asked, "the log is asked for nothing");
+}
+
+#[tokio::test]
 async fn an_expected_version_is_checked_but_not_against_a_repeat() {
     let executor = executor(Arc::new(MemoryLog::default()));
     let asked = Request { expected_version: Some(0), ..request("1") };
