@@ -16,5 +16,6 @@ pub mod payment;
 pub mod read_models;
 pub mod secret;
 pub mod snapshots;
+pub mod storable;
 pub mod timers;
 pub mod writer;

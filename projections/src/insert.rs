@@ -4,6 +4,7 @@
 //! of its type's `send` function.
 
 use chrono::{DateTime, Utc};
+use infra::storable::storable;
 use serde::Serialize;
 use sqlx::{AssertSqlSafe, PgConnection};
 use uuid::Uuid;
@@ -121,12 +122,8 @@ impl Row<'_> {
         self.value(&[u8::from(value)])
     }
 
-    /// Postgres has no U+0000.
     pub fn text(&mut self, value: &str) -> &mut Self {
-        match value.contains('\0') {
-            true => self.value(value.replace('\0', "\u{FFFD}").as_bytes()),
-            false => self.value(value.as_bytes()),
-        }
+        self.value(storable(value).as_bytes())
     }
 
     pub fn timestamptz(&mut self, value: DateTime<Utc>) -> &mut Self {

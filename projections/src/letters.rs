@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use chrono::{DateTime, Utc};
 use infra::lanes::Lease;
 use infra::read_models::Position;
+use infra::storable::storable;
 use sqlx::{FromRow, PgConnection};
 
 /// Stands for all events of a commit that is not readable.
@@ -376,11 +377,6 @@ impl Letters {
         let place = Some((position, index.cast_unsigned()));
         record(&self.lease.reader, key, place, "tried again in vain", reason, transaction).await
     }
-}
-
-/// Postgres has no U+0000, and what is wrong with an event may be that it has one.
-fn storable(text: &str) -> String {
-    text.replace('\0', "\u{FFFD}")
 }
 
 /// Writes down what was done with a dead letter.

@@ -15,6 +15,7 @@ use domain::{Event, Money, OrderId};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use infra::read_models::ReadModel;
+use infra::storable::storable;
 use serde::{Deserialize, Serialize};
 use sqlx::{FromRow, PgConnection, PgPool};
 use uuid::Uuid;
@@ -314,7 +315,7 @@ async fn add(
     let mut values: [Vec<i64>; 6] = Default::default();
     for ((day, name, currency), Sums { orders, units, gross, shipping, tax, refunded }) in sums {
         keys.0.push(day);
-        keys.1.push(name.replace('\0', "\u{FFFD}"));
+        keys.1.push(storable(&name).into_owned());
         keys.2.push(currency);
         for (values, value) in values.iter_mut().zip([orders, units, gross, shipping, tax, refunded]) {
             values.push(value);

@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use domain::ids::partition;
 use domain::{OrderId, StreamId};
+use infra::storable::storable;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
@@ -183,11 +184,6 @@ async fn store(letter: &Letter, connection: &mut PgConnection) -> Result<(), sql
     .execute(connection)
     .await?;
     Ok(())
-}
-
-/// Postgres has no U+0000, and what is wrong with an event may be that it has one.
-fn storable(text: &str) -> String {
-    text.replace('\0', "\u{FFFD}")
 }
 
 /// What other builds have set aside in these partitions.

@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, Utc};
 use domain::OrderId;
+use infra::storable::storable;
 use metrics::gauge;
 use serde::Serialize;
 use sqlx::{Connection, FromRow, PgConnection};
@@ -122,8 +123,7 @@ impl Index {
 
     /// Notes that a saga can't get something done, so many times.
     pub(crate) fn trouble(&self, kind: Kind, id: OrderId, attempts: u32, error: &str) {
-        // Postgres has no U+0000.
-        let error = error.replace('\0', "\u{FFFD}");
+        let error = storable(error).into_owned();
         let mut pending = self.pending();
         pending.out_of_trouble.remove(&(kind, id));
         pending.in_trouble.insert((kind, id));

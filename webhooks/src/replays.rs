@@ -10,6 +10,7 @@ use chrono::{DateTime, Utc};
 use infra::feed::{Entry, Feed, Follower};
 use infra::lanes::Lease;
 use infra::log::first_at;
+use infra::storable::storable;
 use serde::{Deserialize, Serialize};
 use sqlx::{Connection, FromRow, PgConnection, PgPool};
 use utoipa::ToSchema;
@@ -142,8 +143,7 @@ pub(crate) async fn set_aside(
     .bind(position.cast_signed())
     .bind(again)
     .bind(domain::CODE)
-    // Postgres has no U+0000.
-    .bind(reason.replace('\0', "\u{FFFD}"))
+    .bind(storable(reason))
     .execute(connection)
     .await
     .map(drop)
