@@ -85,9 +85,9 @@ impl CommandApi {
         let deadline = Instant::now() + limit;
         let order_id = answer.body.order_id;
         let orders = &self.executors.orders;
-        // What was asked for before may have led to it before anybody waited; what was asked for now has not.
-        let order =
-            if answer.repeated { orders.load(order_id).await } else { orders.load_since(order_id, 0).await };
+        // What was asked for now has led to nothing before anybody waited; what was asked for before may have.
+        let is_new = waiting.is_followed() && !answer.repeated;
+        let order = if is_new { orders.load_since(order_id, 0).await } else { orders.load(order_id).await };
         let order = order.map_err(unreadable)?;
         let order = if waiting.until().is_reached_by(order.state.status()) {
             order

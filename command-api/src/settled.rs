@@ -57,6 +57,8 @@ pub(crate) struct Waiting<'a> {
     all: &'a Settled,
     order_id: OrderId,
     until: Until,
+    /// Whether the log was followed from before this wait began.
+    is_followed: bool,
     reached: oneshot::Receiver<u64>,
 }
 
@@ -65,11 +67,12 @@ impl Settled {
     pub async fn expect(&self, order_id: OrderId, until: Until) -> Waiting<'_> {
         let (sender, reached) = oneshot::channel();
         self.waiters().entry(order_id).or_default().push((until, sender));
-        let waiting = Waiting { all: self, order_id, until, reached };
+        let mut waiting = Waiting { all: self, order_id, until, is_followed: false, reached };
         self.wanted.notify_one();
         let mut following = self.following.subscribe();
         // Who waits runs into the limit otherwise, and asks the order itself.
-        let _ = tokio::time::timeout(START_LIMIT, following.wait_for(|following| *following)).await;
+        let begun = tokio::time::timeout(START_LIMIT, following.wait_for(|following| *following)).await;
+        waiting.is_followed = matches!(begun, Ok(Ok(_)));
         waiting
     }
 
@@ -154,6 +157,10 @@ impl Settled {
 impl Waiting<'_> {
     pub fn until(&self) -> Until {
         self.until
+    }
+
+    pub fn is_followed(&self) -> bool {
+        self.is_followed
     }
 
     /// Waits until the order has come so far; the position at which it has, if it has within the limit.

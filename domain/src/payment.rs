@@ -42,7 +42,7 @@ use draft::Draft;
 use request::{is_whole, name_of_round, whole};
 
 pub use amounts::{Amounts, Status};
-pub use request::{OpenRequest, Operation, Request, refund_of_key};
+pub use request::{OpenRequest, Operation, Request, is_made_again, refund_of_key};
 pub use statement::{Outcome, Refund, RefundState, State, Statement};
 
 pub const CATEGORY: &str = "payment";

@@ -17,6 +17,7 @@ pub(crate) fn of_payment(order_id: OrderId, event: &payment::Event) {
         payment::Event::RefundReversed { .. } => "refund_reversed",
         payment::Event::ChargedBack { .. } => "charged_back",
         payment::Event::StrayFound { .. } => "stray_found",
+        payment::Event::Refunded { refund, .. } if payment::is_made_again(refund) => "refunded_twice",
         payment::Event::AuthorizationRequested { .. }
         | payment::Event::ActionRequired { .. }
         | payment::Event::Authorized { .. }
@@ -38,6 +39,15 @@ pub(crate) fn of_payment(order_id: OrderId, event: &payment::Event) {
         | payment::Event::StrayUndone { .. } => return,
     };
     tell(order_id, kind);
+}
+
+/// What was taken is not what was asked for.
+pub(crate) fn of_status(order_id: OrderId, status: payment::Status) {
+    match status {
+        payment::Status::PartiallyCaptured => tell(order_id, "captured_less"),
+        payment::Status::Overcharged => tell(order_id, "overcharged"),
+        _ => {}
+    }
 }
 
 pub(crate) fn of_checkout(order_id: OrderId, recorded: &[checkout::Event]) {

@@ -42,23 +42,22 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// How far the first comparison goes back.
 const FIRST: chrono::Duration = chrono::Duration::hours(48);
 
-/// What is younger is about to be recorded by whoever asked for it, unless an operator wants to know now.
-const UNDER_WAY: chrono::Duration = chrono::Duration::minutes(2);
-
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Between two comparisons.
     pub interval: Duration,
     /// How far each goes back behind the end of the one before.
     pub overlap: chrono::Duration,
+    /// What is younger is about to be recorded by whoever asked for it, unless an operator wants to know now.
+    pub leave: chrono::Duration,
     /// Payments that name an order which is none of ours are undone.
     pub undo_orphans: bool,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        let overlap = chrono::Duration::hours(2);
-        Self { interval: Duration::from_secs(60 * 60), overlap, undo_orphans: false }
+        let (overlap, leave) = (chrono::Duration::hours(2), chrono::Duration::minutes(2));
+        Self { interval: Duration::from_secs(60 * 60), overlap, leave, undo_orphans: false }
     }
 }
 
@@ -133,7 +132,7 @@ async fn reconcile(
         let now = sagas.clock.now();
         let known = tables::reconciled_until(provider.name(), connection).await?;
         let next = known.map_or(now - FIRST, |until| until - settings.overlap);
-        let until = if run.is_by_operator { now } else { now - UNDER_WAY };
+        let until = if run.is_by_operator { now } else { now - settings.leave };
         let since = run.since.unwrap_or(next).min(until);
         let (run, seen) = (run.clone(), BTreeSet::new());
         let provider = provider.as_ref();

@@ -12,6 +12,9 @@
 //! Providers forget keys (Stripe after 24 hours, others never heed them), so a key counts for less, and
 //! nothing is made twice on the strength of it. Captures and voids need none: done twice, they are refused.
 
+#[cfg(test)]
+mod spec;
+
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};

@@ -194,6 +194,11 @@ impl Sagas {
             Kind::Payment => {
                 if let Input::Event { event: Event::Payment(event), .. } = &work.input {
                     alarms::of_payment(work.order_id, event);
+                    if let payment::Event::Captured { .. } = event {
+                        let position = work.position.unwrap_or(0);
+                        let payment = self.executors.payments.load_since(work.order_id, position).await?;
+                        alarms::of_status(work.order_id, payment.state.status());
+                    }
                     if let Some(summary) = payment_saga::summary(event) {
                         self.index.note(work.kind, work.order_id, work.position.unwrap_or(0), summary);
                     }

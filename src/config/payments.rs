@@ -45,6 +45,9 @@ pub struct Payments {
     /// late is found by that.
     #[arg(long, env = "CARTULARY_RECONCILE_OVERLAP_S", default_value_t = 7_200)]
     pub reconcile_overlap_s: u32,
+    /// Seconds for which comparisons leave a payment to whoever asked for it; an operator's own leave out none.
+    #[arg(long, env = "CARTULARY_RECONCILE_LEAVE_S", default_value_t = 120)]
+    pub reconcile_leave_s: u32,
     /// Have payments released or refunded that carry the id of an order which this shop does not know, instead
     /// of only reporting them. Never where two shops share an account.
     #[arg(long, env = "CARTULARY_UNDO_ORPHANS", value_parser = clap::builder::FalseyValueParser::new())]
@@ -82,6 +85,7 @@ impl Payments {
         sagas::reconcile::Settings {
             interval: Duration::from_secs(self.reconcile_interval_s),
             overlap: chrono::Duration::seconds(i64::from(self.reconcile_overlap_s)),
+            leave: chrono::Duration::seconds(i64::from(self.reconcile_leave_s)),
             undo_orphans: self.undo_orphans,
         }
     }

@@ -20,7 +20,7 @@ pub async fn ledger(shop: &Shop, order: &str) -> Vec<(String, i64, bool)> {
     rows
 }
 
-fn operations(ledger: &[(String, i64, bool)]) -> Vec<&str> {
+pub fn operations(ledger: &[(String, i64, bool)]) -> Vec<&str> {
     ledger.iter().map(|(operation, ..)| operation.as_str()).collect()
 }
 

@@ -3,6 +3,7 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use super::checkout::{ledger, operations};
 use crate::support::eventually;
 use crate::support::shop::{Shop, shared};
 
@@ -160,6 +161,36 @@ async fn odd_tokens_do_what_they_say() {
         })
         .await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refund_that_takes_its_time_is_done_once_and_what_was_taken_wrong_raises_an_alarm() {
+    let shop = shared().await;
+    let sku = shop.product("slow", 10).await;
+    let order = shop.check_out(&shop.cart(&sku, 1).await, "tok_refund_slow").await;
+    eventually("it is paid", async || {
+        (shown(shop, &order, 0).await["payment"]["status"] == "captured").then_some(())
+    })
+    .await;
+    let path = format!("/v1/orders/{order}/refunds");
+    assert_eq!(shop.post(&path, &json!({ "reason": "all of it" })).await.status, 201);
+    eventually("it is paid back", async || {
+        (shown(shop, &order, 0).await["payment"]["status"] == "refunded").then_some(())
+    })
+    .await;
+    assert_eq!(operations(&ledger(shop, &order).await), ["authorize", "capture", "refund"]);
+
+    let less = shop.check_out(&shop.cart(&sku, 1).await, "tok_capture_less").await;
+    eventually("half of it is taken", async || {
+        (shown(shop, &less, 0).await["payment"]["status"] == "partially_captured").then_some(())
+    })
+    .await;
+    eventually("somebody is told", async || {
+        let metrics = reqwest::get(format!("{}/metrics", shop.addresses.admin)).await.expect("an answer");
+        let metrics = metrics.text().await.expect("text");
+        metrics.contains("cartulary_saga_alarms_total{kind=\"captured_less\"}").then_some(())
+    })
+    .await;
 }
 
 /// What the page of the sandbox sends.

@@ -77,6 +77,17 @@ async fn what_was_missed_is_repaired_and_what_nobody_knows_is_reported() {
     drop(psp);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn books_are_compared_again_and_again_by_themselves() {
+    let settings = ["--undo-orphans", "--reconcile-interval-s", "1", "--reconcile-leave-s", "0"];
+    let scene = Scene::start(&[], &settings).await;
+    for name in ["first", "second"] {
+        made_elsewhere(&scene.psp, name, Some(&Uuid::now_v7().to_string())).await;
+        eventually(name, async || (scene.psp.moves(name).await == ["authorised", "canceled"]).then_some(()))
+            .await;
+    }
+}
+
 /// The answer is lost, the key brings the same failure ever after, and the books don't show it for long: so
 /// the order is given up. When it shows at last, it is given back.
 #[tokio::test(flavor = "multi_thread")]

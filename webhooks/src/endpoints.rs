@@ -96,7 +96,7 @@ const COLUMNS: &str = "select id, url, types, state, reason, created_at, failure
         case when previous_until > clock_timestamp() then previous_until end as previous_secret_until,
         (select count(*) from cartulary.webhook_deliveries as d where d.endpoint = e.id and d.state = 'pending') as pending,
         (select count(*) from cartulary.webhook_deliveries as d where d.endpoint = e.id and d.state = 'dead') as dead,
-        (select count(*) from cartulary.webhook_replays as r where r.endpoint = e.id and r.unreadable is not null) as unreadable
+        (select count(*) from cartulary.webhook_unreadable as u where u.endpoint = e.id) as unreadable
      from cartulary.webhook_endpoints as e where state <> 'removed' and ($1::uuid is null or id = $1) order by created_at, id";
 
 impl Endpoints {

@@ -11,7 +11,9 @@ use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use crate::{Settings, message, outbox, replays};
+use crate::outbox::Wish;
+use crate::unreadable::Unreadable;
+use crate::{Settings, message, outbox, replays, unreadable};
 
 const BATCH_MAX: usize = 1_000;
 
@@ -30,6 +32,9 @@ const TIDY_INTERVAL: Duration = Duration::from_secs(30);
 enum Error {
     #[error("the database does not answer: {0}")]
     Unavailable(#[from] sqlx::Error),
+    /// A build that can read them goes on from here.
+    #[error("{0} commits are not readable, and wait for a build that can read them")]
+    Unreadable(i64),
     #[error("somebody else has the lane now")]
     Lost,
 }
@@ -119,22 +124,9 @@ impl Lane {
         if !wishes.is_empty() {
             fail_points::may_die(fail_points::WEBHOOK_CHECKPOINT);
         }
-        let is_wanted = |kind: &str| wishes.iter().any(|wish| wish.wants(kind));
-        let messages: Vec<_> = batch.iter().flat_map(|entry| message::of(entry, is_wanted)).collect();
-        let rows = messages.iter().flat_map(|message| {
-            let wanting =
-                wishes.iter().filter(|wish| wish.covers(message.position) && wish.wants(&message.kind));
-            wanting.map(move |wish| (wish.id, message))
-        });
-        outbox::put(rows.collect(), false, &mut transaction).await?;
-        for entry in batch {
-            let Some(reason) = replays::unreadable(entry) else { continue };
-            let covering = wishes.iter().filter(|wish| wish.covers(entry.sequence));
-            let covering: Vec<_> = covering.map(|wish| wish.id).collect();
-            replays::set_aside(entry, &reason, &covering, false, &mut transaction).await?;
-        }
+        let has_news = tell(batch, &wishes, &mut transaction).await?;
         transaction.commit().await?;
-        if !messages.is_empty() {
+        if has_news {
             self.news.notify_one();
         }
         Ok(!wishes.is_empty())
@@ -154,10 +146,42 @@ impl Lane {
                 }
                 Err(error) => tracing::debug!(%error, "deliveries of webhooks are counted later"),
             }
-            match replays::unreadable_count(&self.pool).await {
+            match self.tidy_unreadable().await {
                 Ok(count) => metrics::gauge!("cartulary_webhooks_unreadable").set(count as f64),
                 Err(error) => tracing::debug!(%error, "what can't be read of webhooks is counted later"),
             }
         }
     }
+
+    /// How many commits wait for a build that can read them.
+    async fn tidy_unreadable(&self) -> Result<i64, sqlx::Error> {
+        unreadable::tidy(&self.pool).await?;
+        unreadable::count(&mut *self.pool.acquire().await?).await
+    }
+}
+
+/// A row for each event and each endpoint that it comes to and that wants it; whether there are any.
+async fn tell(batch: &[Arc<Entry>], wishes: &[Wish], transaction: &mut PgConnection) -> Result<bool, Error> {
+    let (mut told, mut unreadable) = (Vec::new(), Vec::new());
+    for entry in batch {
+        let mut readers = Vec::new();
+        for wish in wishes.iter().filter(|wish| wish.covers(entry.sequence)) {
+            match Unreadable::of(entry, wish) {
+                Some(one) => unreadable.push(one),
+                None => readers.push(wish),
+            }
+        }
+        let messages = message::of(entry, |kind| readers.iter().any(|wish| wish.wants(kind)));
+        told.extend(messages.into_iter().map(|message| (message, readers.clone())));
+    }
+    let rows = told.iter().flat_map(|(message, readers)| {
+        let wanting = readers.iter().filter(|wish| wish.wants(&message.kind));
+        wanting.map(move |wish| (wish.id, message))
+    });
+    outbox::put(rows.collect(), false, transaction).await?;
+    if !unreadable.is_empty() && unreadable::count(transaction).await? >= unreadable::WAITING_MAX {
+        return Err(Error::Unreadable(unreadable::WAITING_MAX));
+    }
+    unreadable::set_aside(&unreadable, false, transaction).await?;
+    Ok(!told.is_empty())
 }

@@ -24,6 +24,7 @@ mod sender;
 mod signature;
 mod tables;
 mod types;
+mod unreadable;
 pub mod worker;
 
 use std::time::Duration;

@@ -1,16 +1,13 @@
 //! Replays: a stretch of the log once more, or for the first time, for one endpoint.
-//!
-//! A commit that this build can't read is a stretch of its own, which waits for a build that can.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use infra::feed::{Entry, Feed, Follower};
+use infra::feed::{Feed, Follower};
 use infra::lanes::Lease;
 use infra::log::first_at;
-use infra::storable::storable;
 use serde::{Deserialize, Serialize};
 use sqlx::{Connection, FromRow, PgConnection, PgPool};
 use utoipa::ToSchema;
@@ -18,7 +15,8 @@ use uuid::Uuid;
 
 use crate::endpoints::{Endpoints, Error};
 use crate::outbox::Wish;
-use crate::{message, outbox};
+use crate::unreadable::Unreadable;
+use crate::{message, outbox, unreadable};
 
 /// Commits looked at in one transaction.
 const STEP: usize = 500;
@@ -28,15 +26,6 @@ const PENDING_MAX: i64 = 10_000;
 
 /// Most replays to one endpoint at a time.
 const REPLAYS_MAX: i64 = 10;
-
-/// Categories of the streams whose events may be wanted.
-const FOLLOWED: [&str; 5] = [
-    domain::product::CATEGORY,
-    domain::stock::CATEGORY,
-    domain::cart::CATEGORY,
-    domain::order::CATEGORY,
-    domain::payment::CATEGORY,
-];
 
 const POLL: Duration = Duration::from_millis(500);
 
@@ -79,12 +68,11 @@ impl Endpoints {
         self.get(endpoint).await?;
         let until = self.log().end().await?;
         let mut connection = self.pool().acquire().await?;
-        let under_way: i64 = sqlx::query_scalar(
-            "select count(*) from cartulary.webhook_replays where endpoint = $1 and unreadable is null",
-        )
-        .bind(endpoint)
-        .fetch_one(&mut *connection)
-        .await?;
+        let under_way: i64 =
+            sqlx::query_scalar("select count(*) from cartulary.webhook_replays where endpoint = $1")
+                .bind(endpoint)
+                .fetch_one(&mut *connection)
+                .await?;
         if under_way >= REPLAYS_MAX {
             return Err(Error::Refused(format!("{under_way} replays to this endpoint are under way")));
         }
@@ -117,50 +105,16 @@ pub(crate) async fn begin(
     Ok(())
 }
 
-/// Why a commit that may concern an endpoint can't be read.
-pub(crate) fn unreadable(entry: &Entry) -> Option<String> {
-    let is_followed = entry.stream().is_none_or(|stream| FOLLOWED.contains(&stream.category()));
-    entry.commit.as_ref().err().filter(|_| is_followed).map(ToString::to_string)
-}
-
-/// What the endpoints would have been sent of a commit that can't be read waits for another build, which sends it
-/// then, if it's wanted. `again` as for [`outbox::put`].
-pub(crate) async fn set_aside(
-    entry: &Entry,
-    reason: &str,
-    endpoints: &[Uuid],
-    again: bool,
-    connection: &mut PgConnection,
-) -> Result<(), sqlx::Error> {
-    let position = entry.sequence;
-    tracing::error!(position, reason, "webhooks about this wait for a build that can read it");
-    sqlx::query(
-        "insert into cartulary.webhook_replays
-             (id, endpoint, next_position, until_position, again, unreadable_by, unreadable)
-         select gen_random_uuid(), endpoint, $2, $2, $3, $4, $5 from unnest($1::uuid[]) as endpoint",
-    )
-    .bind(endpoints)
-    .bind(position.cast_signed())
-    .bind(again)
-    .bind(domain::CODE)
-    .bind(storable(reason))
-    .execute(connection)
-    .await
-    .map(drop)
-}
-
-/// How many commits wait for a build that can read them.
-pub(crate) async fn unreadable_count(pool: &PgPool) -> Result<i64, sqlx::Error> {
-    let count =
-        "select count(distinct next_position) from cartulary.webhook_replays where unreadable is not null";
-    sqlx::query_scalar(count).fetch_one(pool).await
-}
-
-/// Works on replays, each a step at a time, so that none waits for another. Runs until it's dropped.
+/// Works on replays, each a step at a time, so that none waits for another, and on what another build could not
+/// read. Runs until it's dropped.
 pub(crate) async fn run(feed: &Arc<Feed>, lease: &Lease, pool: &PgPool, news: &tokio::sync::Notify) {
     let mut followers = BTreeMap::new();
     loop {
-        match step_each(feed, lease, pool, &mut followers).await {
+        let stepped = async {
+            let went_on = step_each(feed, lease, pool, &mut followers).await?;
+            Ok::<_, Error>(went_on | unreadable::take_up(feed.log().as_ref(), lease, pool).await?)
+        };
+        match stepped.await {
             Ok(true) => news.notify_one(),
             Ok(false) => tokio::time::sleep(POLL).await,
             Err(error) => {
@@ -182,9 +136,8 @@ async fn step_each(
     let mut connection = pool.acquire().await?;
     let rows: Vec<Row> = sqlx::query_as(
         "select id, endpoint, next_position, until_position, again from cartulary.webhook_replays
-         where unreadable_by is distinct from $1 order by asked_at, id",
+         order by asked_at, id",
     )
-    .bind(domain::CODE)
     .fetch_all(&mut *connection)
     .await?;
     followers.retain(|id, _| rows.iter().any(|row| row.id == *id));
@@ -225,16 +178,17 @@ async fn step(
     let wishes = outbox::wishes(&mut transaction).await?;
     let wish: Option<&Wish> = wishes.iter().find(|wish| wish.id == row.endpoint);
     if let Some(wish) = wish {
-        let entries = || batch.iter().filter(|entry| entry.sequence <= until);
-        for entry in entries() {
-            if let Some(reason) = unreadable(entry) {
-                set_aside(entry, &reason, &[wish.id], row.again, &mut transaction).await?;
+        let entries = batch.iter().filter(|entry| entry.sequence <= until);
+        let (mut messages, mut unreadable) = (Vec::new(), Vec::new());
+        for entry in entries {
+            match Unreadable::of(entry, wish) {
+                Some(one) => unreadable.push(one),
+                None => messages.extend(message::of(entry, |kind| wish.wants(kind))),
             }
         }
-        let messages: Vec<_> =
-            entries().flat_map(|entry| message::of(entry, |kind| wish.wants(kind))).collect();
         let rows = messages.iter().map(|message| (wish.id, message)).collect();
         outbox::put(rows, row.again, &mut transaction).await?;
+        unreadable::set_aside(&unreadable, row.again, &mut transaction).await?;
     }
     let query = match wish.is_none() || next > until {
         true => "delete from cartulary.webhook_replays where id = $1 and $2 > 0",

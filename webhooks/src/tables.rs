@@ -3,6 +3,8 @@
 use infra::lanes;
 use sqlx::{Connection, PgConnection, PgPool};
 
+use crate::unreadable;
+
 /// Name under which webhooks read the log.
 pub(crate) const READER: &str = "webhooks";
 
@@ -72,13 +74,11 @@ pub async fn set_up(pool: &PgPool) -> Result<(), sqlx::Error> {
              -- Whether what was delivered is sent again.
              again bool not null,
              asked_at timestamptz not null default clock_timestamp()
-         );
-         -- Of a commit that could not be read: by which build, and why.
-         alter table cartulary.webhook_replays add column if not exists unreadable_by text;
-         alter table cartulary.webhook_replays add column if not exists unreadable text;",
+         );",
     )
     .execute(&mut *transaction)
     .await?;
+    unreadable::set_up(&mut transaction).await?;
     lanes::add(&mut transaction, READER, LANES).await?;
     transaction.commit().await
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Duration, Utc};
 
-use super::request::{name_of_round, whole};
-use super::statement::{Outcome, RefundState, State, Statement};
+use super::request::{AGAIN, name_of_round, whole};
+use super::statement::{Outcome, Refund, RefundState, State, Statement};
 use super::{Event, KnownRefund, Operation, Payment, RefundStep};
 use crate::aggregate::Aggregate;
 use crate::money::{Currency, Money};
@@ -147,7 +147,8 @@ impl Draft {
             if self.is_open(Operation::Authorize) {
                 self.record(Event::Declined { reason: "currency_mismatch".to_owned() });
             }
-            return;
+            // What is held or taken all the same is let go.
+            return self.stray(statement);
         }
         self.authorization(statement);
         let captured = statement.captured.saturating_sub(self.state.amounts.captured);
@@ -201,16 +202,36 @@ impl Draft {
         }
     }
 
-    fn refunds(&mut self, statement: &Statement) {
+    /// By our names, and by the provider's where somebody else made them. Of two that were made by one name, by a
+    /// provider that forgot its key, the second one has a name of its own, too: it is money that is gone.
+    fn by_name(&self, refunds: &[Refund]) -> BTreeMap<String, (i64, RefundState)> {
         let mut stated: BTreeMap<String, (i64, RefundState)> = BTreeMap::new();
-        for refund in &statement.refunds {
-            let name = refund.name.clone().unwrap_or_else(|| refund.reference.clone());
-            let known = stated.entry(name).or_insert((refund.amount, refund.state));
-            if refund.state == RefundState::Done || known.1 == RefundState::Failed {
-                *known = (refund.amount, refund.state);
+        // Always in the same order, whichever the provider lists first.
+        let sorted: BTreeMap<&str, &Refund> =
+            refunds.iter().map(|refund| (refund.reference.as_str(), refund)).collect();
+        for (reference, refund) in sorted {
+            let again = format!("{AGAIN}{reference}");
+            let now = (refund.amount, refund.state);
+            let name = refund.name.clone().filter(|_| !self.state.refunds.contains_key(&again));
+            let name = match name {
+                Some(name) => name,
+                None if refund.name.is_some() => again.clone(),
+                None => reference.to_owned(),
+            };
+            match stated.get(&name).map(|(_, state)| *state) {
+                Some(RefundState::Done) if refund.state == RefundState::Done => {
+                    stated.insert(again, now);
+                }
+                None | Some(RefundState::Failed) => drop(stated.insert(name, now)),
+                Some(_) if refund.state == RefundState::Done => drop(stated.insert(name, now)),
+                Some(_) => {}
             }
         }
-        for (refund, (amount, state)) in stated {
+        stated
+    }
+
+    fn refunds(&mut self, statement: &Statement) {
+        for (refund, (amount, state)) in self.by_name(&statement.refunds) {
             let amount = self.money(amount);
             match (state, self.state.refunds.get(&refund).map(|known| known.step)) {
                 (RefundState::Done, step) if step != Some(RefundStep::Done) => {

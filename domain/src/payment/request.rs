@@ -39,6 +39,15 @@ impl Operation {
 /// Name of the refund of all that is left, which undoes a payment.
 pub(super) const WHOLE: &str = "refund";
 
+/// Begins the name of a refund that was made, and had been made before: its provider's name follows.
+pub(super) const AGAIN: &str = "again:";
+
+/// Whether it was made by a request that had been done before: more was given back than was asked for.
+#[must_use]
+pub fn is_made_again(refund: &str) -> bool {
+    refund.starts_with(AGAIN)
+}
+
 pub(super) fn whole() -> String {
     WHOLE.to_owned()
 }

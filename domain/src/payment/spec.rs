@@ -400,8 +400,42 @@ fn a_second_payment_at_the_provider_is_undone() {
 fn another_currency_is_no_payment_of_this_order() {
     let euros = Statement { currency: money(0, "EUR").currency, ..statement(State::Authorized) };
     given::<Payment>([requested()])
-        .when(stated(Operation::Authorize, 0, euros))
-        .then([Event::Declined { reason: "currency_mismatch".into() }]);
+        .when(stated(Operation::Authorize, 0, euros.clone()))
+        .then([
+            Event::Declined { reason: "currency_mismatch".into() },
+            Event::StrayFound {
+                provider_reference: "p-1".into(),
+                authorized: money(1000, "EUR"),
+                captured: money(0, "EUR"),
+            },
+            Event::VoidRequested { at: Some(NOW), stray: Some("p-1".into()) },
+        ])
+        .when(stated(Operation::Void, 0, Statement { state: State::Voided, ..euros }))
+        .then([Event::StrayUndone { provider_reference: "p-1".into() }]);
+}
+
+#[test]
+fn f03_what_is_given_back_twice_by_one_name_counts_twice() {
+    let refund = |reference: &str, state| {
+        let (name, reference) = (Some("refund:half".to_owned()), reference.to_owned());
+        Refund { name, reference, amount: 300, state }
+    };
+    let observed = |refunds| Command::Observe {
+        statement: Statement { refunds, ..statement(State::Captured) },
+        at: NOW,
+    };
+    let (first, second) = (refund("r-2", RefundState::Done), refund("r-1", RefundState::Done));
+    of_captured()
+        .when(observed(vec![first.clone()]))
+        .then([refunded("refund:half", 300)])
+        .when(observed(vec![second.clone(), first.clone()]))
+        .then([refunded("again:r-2", 300)])
+        .when(observed(vec![first.clone(), second.clone()]))
+        .then_nothing()
+        .when(observed(vec![refund("r-0", RefundState::Done), first.clone(), second]))
+        .then([refunded("again:r-1", 300)])
+        .when(observed(vec![refund("r-2", RefundState::Failed)]))
+        .then([Event::RefundReversed { refund: "again:r-2".into(), amount: gbp(300) }]);
 }
 
 #[test]
