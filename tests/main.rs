@@ -24,5 +24,6 @@ mod snapshots;
 mod stripe;
 mod support;
 mod tidy;
+mod timers;
 mod webhooks;
 mod writer;
