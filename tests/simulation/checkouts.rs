@@ -70,6 +70,8 @@ pub enum Mutant {
     RefundNotAsked,
     /// Each refund is asked for under two names.
     RefundTwice,
+    /// More is asked back than was asked for, and the provider has no bounds.
+    RefundUncapped,
     /// All refunds of an order have one name and key.
     OneKeyForAll,
     /// A payment is said to be authorised, and the provider was not asked.
@@ -93,7 +95,7 @@ pub enum Mutant {
 }
 
 impl Mutant {
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::NewKeyOnRetry,
         Self::UndoSkipped,
         Self::AcknowledgedEarly,
@@ -102,6 +104,7 @@ impl Mutant {
         Self::Blind,
         Self::RefundNotAsked,
         Self::RefundTwice,
+        Self::RefundUncapped,
         Self::OneKeyForAll,
         Self::AnswerInvented,
         Self::AmountIgnored,

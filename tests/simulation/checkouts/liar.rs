@@ -30,6 +30,11 @@ impl Liar {
                 let _ = self.provider.ask(&again).await;
                 answer
             }
+            (Mutant::RefundUncapped, Operation::Refund) => {
+                let mut more = request.clone();
+                more.amount.amount *= 2;
+                self.provider.ask(&more).await
+            }
             (Mutant::OneKeyForAll, Operation::Refund) => {
                 let mut one = request.clone();
                 one.open.refund = Some("refund".to_owned());

@@ -13,10 +13,14 @@ use super::{Calm, Mutant};
 
 type Name = (String, String, String);
 
+/// One firing of a timer.
+type Fired = (Name, u32, DateTime<Utc>);
+
 pub struct SimulatedTimers {
     set: Mutex<BTreeMap<Name, Timer>>,
-    /// Delivered until somebody is done with them, whatever becomes of their name.
-    fired: Mutex<BTreeMap<(Name, u32), Timer>>,
+    /// Delivered until somebody is done with them, whatever becomes of their name: several payments' requests
+    /// have a first look-up, one after the other, and whoever is done with one is not with the next.
+    fired: Mutex<BTreeMap<Fired, Timer>>,
     random: Mutex<fastrand::Rng>,
     calm: Calm,
     mutant: Mutant,
@@ -32,7 +36,7 @@ impl SimulatedTimers {
         let mut set = self.set.lock().expect("no panic");
         let mut fired = self.fired.lock().expect("no panic");
         for (name, timer) in set.extract_if(.., |_, timer| timer.at <= now) {
-            fired.insert((name, timer.generation), timer);
+            fired.insert((name, timer.generation, timer.at), timer);
         }
         fired.values().cloned().collect()
     }
@@ -40,7 +44,7 @@ impl SimulatedTimers {
     /// Somebody is done with it.
     pub fn done(&self, timer: &Timer) {
         let name = (timer.saga.clone(), timer.id.clone(), timer.name.clone());
-        self.fired.lock().expect("no panic").remove(&(name, timer.generation));
+        self.fired.lock().expect("no panic").remove(&(name, timer.generation, timer.at));
     }
 
     fn answers(&self) -> Result<(), Unavailable> {
