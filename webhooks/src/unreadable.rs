@@ -120,34 +120,25 @@ pub(crate) async fn tidy(pool: &PgPool) -> Result<(), sqlx::Error> {
 #[derive(Debug, FromRow)]
 struct Row {
     endpoint: Uuid,
-    #[sqlx(try_from = "i64")]
-    position: Position,
+    position: i64,
     again: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Position(u64);
-
-impl From<i64> for Position {
-    fn from(position: i64) -> Self {
-        Self(position.cast_unsigned())
-    }
-}
-
-/// Sends some of what another build could not read, or notes that this one can't either; whether there was any.
+/// Sends some of what another build could not read, or notes that this one can't either; whether it did any of that.
 pub(crate) async fn take_up(log: &dyn EventLog, lease: &Lease, pool: &PgPool) -> Result<bool, crate::Error> {
     let mut connection = pool.acquire().await?;
     let rows: Vec<Row> = sqlx::query_as(
-        "select endpoint, position, again from cartulary.webhook_unreadable
-         where build <> $1 order by position, endpoint limit $2",
+        "select endpoint, position, again
+         from cartulary.webhook_unreadable join cartulary.webhook_endpoints as e on e.id = endpoint
+         where build <> $1 and e.state <> 'removed' order by position, endpoint limit $2",
     )
     .bind(domain::CODE)
     .bind(TRIED_MAX)
     .fetch_all(&mut *connection)
     .await?;
     let mut entries = BTreeMap::new();
-    for Position(position) in rows.iter().map(|row| row.position).collect::<BTreeSet<_>>() {
-        let entry = match log.read(position).await {
+    for position in rows.iter().map(|row| row.position).collect::<BTreeSet<_>>() {
+        let entry = match log.read(position.cast_unsigned()).await {
             Ok(stored) => stored.map(Entry::new),
             Err(error) => Some(Entry::unreadable(error)?),
         };
@@ -158,9 +149,11 @@ pub(crate) async fn take_up(log: &dyn EventLog, lease: &Lease, pool: &PgPool) ->
         return Ok(false);
     }
     let wishes = outbox::wishes(&mut transaction).await?;
+    let mut went_on = false;
     for row in &rows {
         let wish = wishes.iter().find(|wish| wish.id == row.endpoint);
-        let Some((wish, entry)) = wish.zip(entries.get(&row.position.0)) else { continue };
+        let Some((wish, entry)) = wish.zip(entries.get(&row.position)) else { continue };
+        went_on = true;
         if let Some(unreadable) = Unreadable::of(entry, wish) {
             set_aside(&[unreadable], row.again, &mut transaction).await?;
             continue;
@@ -170,10 +163,10 @@ pub(crate) async fn take_up(log: &dyn EventLog, lease: &Lease, pool: &PgPool) ->
         outbox::put(messages, row.again, &mut transaction).await?;
         sqlx::query("delete from cartulary.webhook_unreadable where endpoint = $1 and position = $2")
             .bind(row.endpoint)
-            .bind(row.position.0.cast_signed())
+            .bind(row.position)
             .execute(&mut *transaction)
             .await?;
     }
     transaction.commit().await?;
-    Ok(!rows.is_empty())
+    Ok(went_on)
 }
