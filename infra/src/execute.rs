@@ -25,8 +25,8 @@ use domain::payment::Payment;
 use domain::product::Product;
 use domain::stock::Stock;
 use domain::{Aggregate, CommandId, Commit, RecordedEvent, StreamId};
-use moka::future::Cache;
 use moka::policy::EvictionPolicy;
+use moka::sync::Cache;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -191,6 +191,8 @@ impl<A: Aggregate> Executor<A> {
     pub fn new(writer: &Writer, snapshots: &Arc<dyn Snapshots>, clock: &Clock, settings: &Settings) -> Self {
         // Who came last is who comes next: an order has all its commands within moments. By how often they came,
         // which is what the cache would go by, a new one would find no room among those that are over.
+        // Not the asynchronous one: where it tidies up, by the wall clock, it wakes the task it does so in, and no
+        // simulation runs the same twice.
         let entries = Cache::builder().max_capacity(settings.cached_aggregates_max);
         Self {
             log: writer.log().clone(),
@@ -208,7 +210,7 @@ impl<A: Aggregate> Executor<A> {
     /// The log does not answer, or holds what this build can't read.
     pub async fn load(&self, id: impl std::fmt::Display) -> Result<Loaded<A>, ReadError> {
         let stream = StreamId::of::<A>(id);
-        let entry = self.entry(&stream).await;
+        let entry = self.entry(&stream);
         self.refresh(&stream, &entry).await?;
         Ok(entry.memory().loaded())
     }
@@ -224,7 +226,7 @@ impl<A: Aggregate> Executor<A> {
         position: u64,
     ) -> Result<Loaded<A>, ReadError> {
         let stream = StreamId::of::<A>(id);
-        let entry = self.entry(&stream).await;
+        let entry = self.entry(&stream);
         if entry.memory().confirmed.sequence < position {
             self.refresh(&stream, &entry).await?;
         }
@@ -237,7 +239,7 @@ impl<A: Aggregate> Executor<A> {
     /// The log does not answer, or holds what this build can't read.
     pub async fn version(&self, id: impl std::fmt::Display) -> Result<u64, ReadError> {
         let stream = StreamId::of::<A>(id);
-        let entry = self.entry(&stream).await;
+        let entry = self.entry(&stream);
         self.refresh(&stream, &entry).await?;
         Ok(entry.memory().confirmed.version)
     }
@@ -248,7 +250,7 @@ impl<A: Aggregate> Executor<A> {
     /// The log does not answer, or holds what this build can't read.
     pub async fn exists(&self, id: impl std::fmt::Display) -> Result<bool, ReadError> {
         let stream = StreamId::of::<A>(id);
-        let entry = self.entry(&stream).await;
+        let entry = self.entry(&stream);
         if entry.memory().confirmed.version == 0 {
             self.refresh(&stream, &entry).await?;
         }
@@ -266,7 +268,7 @@ impl<A: Aggregate> Executor<A> {
         command: A::Command,
     ) -> Result<Executed<A>, Error<A::Error>> {
         let stream = StreamId::of::<A>(id);
-        let entry = self.entry(&stream).await;
+        let entry = self.entry(&stream);
         let began = Instant::now();
         let mut conflicts = 0;
         loop {
@@ -302,15 +304,15 @@ impl<A: Aggregate> Executor<A> {
             }
             if began.elapsed() > CONTENTION_LIMIT {
                 // If it is not, the log has lost what it acknowledged: what it has counts, not what is in memory.
-                self.entries.invalidate(&stream).await;
+                self.entries.invalidate(&stream);
                 return Err(Error::Unavailable(format!("{stream} is being written to by others")));
             }
             pause(conflicts, request.command_id).await;
         }
     }
 
-    async fn entry(&self, stream: &StreamId) -> Arc<Entry<A>> {
-        self.entries.get_with_by_ref(stream, async { Arc::default() }).await
+    fn entry(&self, stream: &StreamId) -> Arc<Entry<A>> {
+        self.entries.get_with_by_ref(stream, Arc::default)
     }
 
     /// Decides the command on the latest state, and gives its commit to the writer.

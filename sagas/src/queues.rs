@@ -1,9 +1,8 @@
 //! Work in order within one saga, side by side across sagas, and how far all of it has come.
 //! What is under way ends with the queues.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
-use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -16,9 +15,9 @@ pub(crate) struct Queues<K, W> {
 }
 
 struct State<K, W> {
-    waiting: HashMap<K, VecDeque<(W, u64, OwnedSemaphorePermit)>>,
-    /// Who works on each key.
-    running: HashMap<K, AbortHandle>,
+    waiting: BTreeMap<K, VecDeque<(W, u64, OwnedSemaphorePermit)>>,
+    /// Who works on each key, in order: they end in the same one in every run.
+    running: BTreeMap<K, AbortHandle>,
     /// Work that is not done yet, by its position in the log.
     open: BTreeMap<u64, usize>,
     /// Everything up to here was handed in.
@@ -27,13 +26,13 @@ struct State<K, W> {
 
 impl<K, W> Queues<K, W>
 where
-    K: Clone + Eq + Hash + Send + 'static,
+    K: Clone + Ord + Send + 'static,
     W: Send + 'static,
 {
     /// Queues that hold at most so much work at a time, beginning after a position in the log.
     pub fn new(work_max: usize, after: u64) -> Self {
         let state =
-            State { waiting: HashMap::new(), running: HashMap::new(), open: BTreeMap::new(), seen: after };
+            State { waiting: BTreeMap::new(), running: BTreeMap::new(), open: BTreeMap::new(), seen: after };
         Self { state: Arc::new(Mutex::new(state)), places: Arc::new(Semaphore::new(work_max)) }
     }
 
@@ -88,7 +87,7 @@ async fn drain<K, W, F, R>(
     first: (W, u64, OwnedSemaphorePermit),
     run: F,
 ) where
-    K: Eq + Hash,
+    K: Ord,
     F: Fn(W) -> R,
     R: Future<Output = ()>,
 {

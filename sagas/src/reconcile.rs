@@ -24,7 +24,8 @@ use chrono::{DateTime, Utc};
 use domain::commit::Hash;
 use domain::payment::{Command, Event, Payment, Statement};
 use domain::{Aggregate, CommandId, OrderId};
-use infra::execute::Request;
+use futures_util::future::BoxFuture;
+use infra::execute::{Loaded, Request};
 use infra::payment::{NoAnswer, PaymentProvider};
 use metrics::counter;
 use sqlx::postgres::PgConnection;
@@ -32,7 +33,9 @@ use sqlx::{ConnectOptions, PgPool};
 use uuid::Uuid;
 
 use crate::work::Sagas;
-use tables::{Difference, Kind, Run};
+use tables::{Recorded, Run};
+
+pub use tables::{Difference, Kind};
 
 /// Differences by kind, as a metric.
 const DIFFERENCES: &str = "cartulary_payment_differences_total";
@@ -61,8 +64,9 @@ impl Default for Settings {
     }
 }
 
+/// Why a comparison ended before its end.
 #[derive(Debug, thiserror::Error)]
-enum Error {
+pub enum Error {
     #[error(transparent)]
     Database(#[from] sqlx::Error),
     #[error(transparent)]
@@ -77,16 +81,27 @@ impl Error {
     }
 }
 
+/// Where it is told how a comparison goes, and what it finds.
+pub trait Report: Send + Sync {
+    /// So many more of the provider's payments were compared.
+    fn progress(&mut self, payments: usize) -> BoxFuture<'_, Result<(), Error>>;
+
+    fn difference<'a>(
+        &'a mut self,
+        provider: &'static str,
+        found: &'a Difference,
+    ) -> BoxFuture<'a, Result<(), Error>>;
+}
+
 /// One comparison with one provider.
 struct Comparison<'a> {
     sagas: &'a Sagas,
-    settings: &'a Settings,
     provider: &'a dyn PaymentProvider,
-    run: Run,
     since: DateTime<Utc>,
     until: DateTime<Utc>,
     /// Orders whose payments were in the provider's list.
     seen: BTreeSet<OrderId>,
+    report: &'a mut dyn Report,
 }
 
 /// Compares when it is time to, or when an operator asks for it; in one process at a time. Runs until it is
@@ -134,10 +149,8 @@ async fn reconcile(
         let next = known.map_or(now - FIRST, |until| until - settings.overlap);
         let until = if run.is_by_operator { now } else { now - settings.leave };
         let since = run.since.unwrap_or(next).min(until);
-        let (run, seen) = (run.clone(), BTreeSet::new());
-        let provider = provider.as_ref();
-        let comparison = Comparison { sagas, settings, provider, run, since, until, seen };
-        match comparison.compare(connection).await {
+        let mut report = Recorded { run, connection: &mut *connection };
+        match sagas.compare(provider.as_ref(), since, until, &mut report).await {
             Ok(()) if known.is_none_or(|known| since <= known) => {
                 tables::reconciled(provider.name(), until, connection).await?;
             }
@@ -152,15 +165,33 @@ async fn reconcile(
     tables::ended(run, &errors.join("; "), connection).await
 }
 
+impl Sagas {
+    /// Compares what was made at the provider in this time, and what happened to payments in the log in the same.
+    ///
+    /// # Errors
+    /// Somebody does not answer. What was found until then is reported; the rest is the next time, if it begins
+    /// no later.
+    pub async fn compare(
+        &self,
+        provider: &dyn PaymentProvider,
+        since: DateTime<Utc>,
+        until: DateTime<Utc>,
+        report: &mut dyn Report,
+    ) -> Result<(), Error> {
+        let seen = BTreeSet::new();
+        Comparison { sagas: self, provider, since, until, seen, report }.compare().await
+    }
+}
+
 impl Comparison<'_> {
-    async fn compare(mut self, connection: &mut PgConnection) -> Result<(), Error> {
+    async fn compare(mut self) -> Result<(), Error> {
         let mut cursor = None;
         loop {
             let page = self.provider.list(self.since, self.until, cursor.as_deref()).await?;
             for booked in &page.payments {
-                self.theirs(booked, connection).await?;
+                self.theirs(booked).await?;
             }
-            tables::progress(&self.run, page.payments.len(), connection).await?;
+            self.report.progress(page.payments.len()).await?;
             cursor = page.next;
             if cursor.is_none() {
                 break;
@@ -168,7 +199,7 @@ impl Comparison<'_> {
         }
         for order_id in self.sagas.with_news(self.since, self.until).await? {
             if !self.seen.contains(&order_id) {
-                self.ours(order_id, connection).await?;
+                self.ours(order_id).await?;
             }
         }
         Ok(())
@@ -178,21 +209,22 @@ impl Comparison<'_> {
     async fn observe(
         &self,
         order_id: OrderId,
-        payment: &Payment,
+        payment: &Loaded<Payment>,
         statement: &Statement,
     ) -> Result<Vec<String>, Error> {
         let at = self.sagas.clock.now();
         let command = Command::Observe { statement: statement.clone(), at };
-        let Ok(news) = payment.decide(command.clone());
+        let Ok(news) = payment.state.decide(command.clone());
         if news.is_empty() {
             return Ok(Vec::new());
         }
-        let executed = self.sagas.executors.payments.execute(order_id, &request(statement), command).await;
+        let request = request(order_id, payment.version, statement);
+        let executed = self.sagas.executors.payments.execute(order_id, &request, command).await;
         let recorded = executed.map_err(Error::log)?.events;
         Ok(recorded.iter().map(name).collect())
     }
 
-    async fn report(&self, difference: Difference, connection: &mut PgConnection) -> Result<(), Error> {
+    async fn report(&mut self, difference: Difference) -> Result<(), Error> {
         let kind = difference.kind.code();
         counter!(DIFFERENCES, "provider" => self.provider.name(), "kind" => kind).increment(1);
         let (provider, order) = (self.provider.name(), difference.order_id);
@@ -215,7 +247,7 @@ impl Comparison<'_> {
                 "payments differ, and somebody has to look"
             ),
         }
-        Ok(tables::report(&self.run, provider, &difference, connection).await?)
+        self.report.difference(provider, &difference).await
     }
 
     fn difference(&self, kind: Kind, order_id: Option<OrderId>, statement: &Statement) -> Difference {
@@ -237,12 +269,13 @@ fn name(event: &Event) -> String {
     written["type"].as_str().unwrap_or_default().to_owned()
 }
 
-/// Whatever is observed is decided anew: nothing here is a repeat of something else.
-fn request(statement: &Statement) -> Request {
-    let id = CommandId(Uuid::now_v7());
+/// What news a statement has depends on what the log had by then.
+fn request(order_id: OrderId, version: u64, statement: &Statement) -> Request {
+    let hash = Hash::of(format!("{statement:?}").as_bytes());
+    let id = CommandId(Uuid::new_v5(&order_id.0, format!("reconciliation/{version}/{hash}").as_bytes()));
     Request {
         command_id: id,
-        hash: Hash::of(format!("{statement:?}").as_bytes()),
+        hash,
         actor: "reconciliation".to_owned(),
         correlation: id,
         causation: None,

@@ -6,6 +6,7 @@
 //! | somebody may have asked                          | look it up; what is found is the outcome        |
 //! | it is not found, and the key is young            | ask again, with the same key                    |
 //! | its key only brings the failure of the first try | look it up; long enough after, it was not done  |
+//! | a refund is refused, or what may have been done  | the same                                        |
 //! | it is not found, and the key may be forgotten    | look it up again, later: it may still appear    |
 //! | it is not found, long after                      | it never arrived, and will not any more         |
 //!
@@ -117,7 +118,8 @@ async fn ask(
 ) -> Result<Heard, NoAnswer> {
     let age = request.open.asked_at.map_or_else(chrono::Duration::zero, |asked_at| clock.now() - asked_at);
     let is_safe = age <= patience.safe_window;
-    if (!is_first || request.open.attempt > 0 || !is_safe)
+    let is_repeat = !is_first || request.open.attempt > 0;
+    if (is_repeat || !is_safe)
         && let Some(found) = look_up(provider, request).await?
     {
         return Ok(found);
@@ -126,16 +128,25 @@ async fn ask(
     if creates && !is_safe {
         return Ok(Heard::Nothing);
     }
-    match provider.ask(request).await? {
-        // It is over, so what it did shows, at the latest when the books have had their time.
-        Answer::Failed { reason } => Ok(match look_up(provider, request).await? {
-            Some(found) => found,
-            None if creates && age > patience.books_lag => Heard::Refused(reason),
-            None => Heard::Nothing,
-        }),
-        Answer::Stated(statement) => Ok(Heard::Stated(statement)),
-        Answer::Refused { reason } => Ok(Heard::Refused(reason)),
-    }
+    // Where keys are forgotten, what is refused may be refused because it was done: before, or by another process
+    // at the same time. A buyer who is declined at the first try hears so at once.
+    let may_be_done = match request.open.operation {
+        Operation::Refund => true,
+        Operation::Authorize => is_repeat,
+        Operation::Capture | Operation::Void => false,
+    };
+    let (reason, is_known) = match provider.ask(request).await? {
+        Answer::Stated(statement) => return Ok(Heard::Stated(statement)),
+        Answer::Refused { reason } if !may_be_done => return Ok(Heard::Refused(reason)),
+        Answer::Refused { reason } => (reason, !is_repeat),
+        Answer::Failed { reason } => (reason, false),
+    };
+    // It is over, so what it did shows, at the latest when the books have had their time.
+    Ok(match look_up(provider, request).await? {
+        Some(found) => found,
+        None if is_known || creates && age > patience.books_lag => Heard::Refused(reason),
+        None => Heard::Nothing,
+    })
 }
 
 /// What the provider's books say came of the request, if they do.

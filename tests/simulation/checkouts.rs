@@ -1,6 +1,7 @@
 //! Buyers, several processes with the sagas, a log, a provider and timers on which everything goes wrong; then
 //! the whole log and the provider's ledger are held against each other.
 
+mod accountant;
 mod buyers;
 mod checks;
 mod clerk;
@@ -80,6 +81,8 @@ pub enum Mutant {
     AmountIgnored,
     /// What is looked up is another order's payment.
     AnothersPayment,
+    /// Nobody reads what the provider lists.
+    BooksUnread,
     /// Some of what happened is never told.
     InputLost,
     /// What happened is told in another order.
@@ -95,7 +98,7 @@ pub enum Mutant {
 }
 
 impl Mutant {
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::NewKeyOnRetry,
         Self::UndoSkipped,
         Self::AcknowledgedEarly,
@@ -109,6 +112,7 @@ impl Mutant {
         Self::AnswerInvented,
         Self::AmountIgnored,
         Self::AnothersPayment,
+        Self::BooksUnread,
         Self::InputLost,
         Self::OutOfOrder,
         Self::RefusalMisheard,
@@ -144,6 +148,10 @@ pub struct History {
     pub commits: Vec<Stored>,
     /// What the provider did, in its own words.
     pub ledger: Vec<Booked>,
+    /// The provider does twice what it is asked twice.
+    pub forgets_keys: bool,
+    /// Where both books differ in the end, as the reconciliation has it, and once more when it has repaired that.
+    pub differences: [Vec<String>; 2],
     /// How often what does not show in them has happened.
     pub counts: BTreeMap<&'static str, usize>,
 }
@@ -265,6 +273,10 @@ async fn history(seed: u64, mutant: Mutant) -> History {
     buyers.spawn(restock);
     processes.spawn(world.clone().signals(random.fork()));
     processes.spawn(world.clone().jumps(random.fork()));
+    // What it repairs is not seen to be right without it.
+    if random.bool() {
+        processes.spawn(world.clone().reconciliation(random.fork()));
+    }
     while let Some(bought) = buyers.join_next().await {
         bought.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
     }
@@ -280,6 +292,10 @@ async fn history(seed: u64, mutant: Mutant) -> History {
     }
     // What follows from the end is done by then: the payment's capture, the goods' sale.
     tokio::time::sleep(Duration::from_secs(120)).await;
+    let first = world.compare(random.fork(), Duration::ZERO).await.expect("it is calm");
+    // What follows from that, too.
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    let differences = [first, world.compare(random.fork(), Duration::ZERO).await.expect("it is calm")];
     while let Some(ended) = processes.join_next().now_or_never().flatten() {
         ended.unwrap_or_else(|error| panic!("seed {}: a process died: {error}", world.seed));
     }
@@ -290,7 +306,7 @@ async fn history(seed: u64, mutant: Mutant) -> History {
     }
     let ledger = world.provider.ledger.lock().expect("no panic").values().cloned().collect();
     let counts = world.counts.0.lock().expect("no panic").clone();
-    History { commits, ledger, counts }
+    History { commits, ledger, forgets_keys: world.provider.forgets_keys, differences, counts }
 }
 
 /// The seed's history, always the same.

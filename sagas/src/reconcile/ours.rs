@@ -8,7 +8,6 @@ use domain::payment::{CATEGORY, State, Statement, Status};
 use futures_util::StreamExt;
 use infra::log::{self, ReadError};
 use infra::payment::Wanted;
-use sqlx::PgConnection;
 
 use super::tables::{Difference, Kind};
 use super::{Comparison, Error};
@@ -16,8 +15,9 @@ use crate::work::Sagas;
 
 impl Comparison<'_> {
     /// Compares one of our payments that the provider did not list: it may be older than the list.
-    pub(super) async fn ours(&self, order_id: OrderId, connection: &mut PgConnection) -> Result<(), Error> {
-        let payment = self.sagas.executors.payments.load(order_id).await.map_err(Error::log)?.state;
+    pub(super) async fn ours(&mut self, order_id: OrderId) -> Result<(), Error> {
+        let loaded = self.sagas.executors.payments.load(order_id).await.map_err(Error::log)?;
+        let payment = &loaded.state;
         if payment.method().is_none_or(|method| method.method != self.provider.name()) {
             return Ok(());
         }
@@ -36,16 +36,16 @@ impl Comparison<'_> {
             let status = payment.status();
             if found.is_empty() && !matches!(status, Status::Declined | Status::Voided) {
                 let what = format!("the log says {}", status.code());
-                return self.report(Difference { kind: Kind::Absent, what, ..plain }, connection).await;
+                return self.report(Difference { kind: Kind::Absent, what, ..plain }).await;
             }
             for statement in found.iter().filter(|statement| statement.state != State::Processing) {
-                let news = self.observe(order_id, &payment, statement).await?;
+                let news = self.observe(order_id, &loaded, statement).await?;
                 if news.is_empty() {
-                    self.given_up(order_id, &payment, statement, connection).await?;
+                    self.given_up(order_id, payment, statement).await?;
                 } else {
                     let (what, is_repaired) = (news.join(", "), true);
                     let missed = Difference { kind: Kind::Missed, what, is_repaired, ..plain.clone() };
-                    self.report(missed, connection).await?;
+                    self.report(missed).await?;
                 }
             }
         }
@@ -54,7 +54,7 @@ impl Comparison<'_> {
         let review_after = self.sagas.settings.patience.review_after;
         if request.open.asked_at.is_some_and(|asked_at| self.until - asked_at > review_after) {
             let what = format!("{} without an outcome", request.open.operation.code());
-            self.report(Difference { what, ..plain }, connection).await?;
+            self.report(Difference { what, ..plain }).await?;
         }
         Ok(())
     }

@@ -3,14 +3,18 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, TryFutureExt};
 use serde::{Deserialize, Serialize};
 use sqlx::{FromRow, PgConnection, PgPool};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::{Error, Report};
+
 /// What a difference is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub enum Kind {
     Missed,
     Stray,
     Orphan,
@@ -32,15 +36,19 @@ impl Kind {
     }
 }
 
+/// A payment that the provider's books and the log have otherwise.
 #[derive(Debug, Clone)]
-pub(super) struct Difference {
+pub struct Difference {
     pub kind: Kind,
     pub order_id: Option<Uuid>,
     /// The provider's name for the payment, if it has one.
     pub reference: String,
+    /// In minor units.
     pub amount: i64,
     pub currency: String,
+    /// What is wrong, or what was recorded.
     pub what: String,
+    /// Nobody has to do anything.
     pub is_repaired: bool,
 }
 
@@ -192,11 +200,27 @@ pub(super) async fn reconciled(
     Ok(())
 }
 
-pub(super) async fn progress(
-    run: &Run,
-    payments: usize,
-    connection: &mut PgConnection,
-) -> Result<(), sqlx::Error> {
+/// Keeps what is told of a comparison where operators see it.
+pub(super) struct Recorded<'a> {
+    pub run: &'a Run,
+    pub connection: &'a mut PgConnection,
+}
+
+impl Report for Recorded<'_> {
+    fn progress(&mut self, payments: usize) -> BoxFuture<'_, Result<(), Error>> {
+        progress(self.run, payments, self.connection).err_into().boxed()
+    }
+
+    fn difference<'a>(
+        &'a mut self,
+        provider: &'static str,
+        found: &'a Difference,
+    ) -> BoxFuture<'a, Result<(), Error>> {
+        report(self.run, provider, found, self.connection).err_into().boxed()
+    }
+}
+
+async fn progress(run: &Run, payments: usize, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     sqlx::query("update cartulary.reconciliations set payments = payments + $2 where id = $1")
         .bind(run.id)
         .bind(i64::try_from(payments).unwrap_or(i64::MAX))
@@ -217,7 +241,7 @@ pub(super) async fn ended(run: &Run, error: &str, connection: &mut PgConnection)
 }
 
 /// A difference that is found again is the same one.
-pub(super) async fn report(
+async fn report(
     run: &Run,
     provider: &str,
     found: &Difference,

@@ -4,56 +4,51 @@ use domain::OrderId;
 use domain::payment::{OpenRequest, Operation, Payment, RefundState, Request, State, Statement};
 use domain::{Money, cart::PaymentMethod};
 use infra::payment::{Answer, Booked, Wanted};
-use sqlx::PgConnection;
 
 use super::tables::Kind;
 use super::{Comparison, Error};
 
 impl Comparison<'_> {
     /// Compares one of the provider's payments with ours.
-    pub(super) async fn theirs(
-        &mut self,
-        booked: &Booked,
-        connection: &mut PgConnection,
-    ) -> Result<(), Error> {
+    pub(super) async fn theirs(&mut self, booked: &Booked) -> Result<(), Error> {
         let statement = &booked.statement;
         let Some(order_id) = booked.order_id else {
-            return self.orphan(None, statement, connection).await;
+            return self.orphan(None, statement).await;
         };
-        let payment = self.sagas.executors.payments.load(order_id).await.map_err(Error::log)?.state;
+        let loaded = self.sagas.executors.payments.load(order_id).await.map_err(Error::log)?;
+        let payment = &loaded.state;
         if payment.method().is_none_or(|method| method.method != self.provider.name()) {
-            return self.orphan(Some(order_id), statement, connection).await;
+            return self.orphan(Some(order_id), statement).await;
         }
         if payment.provider_reference().is_none_or(|ours| ours == statement.reference) {
             self.seen.insert(order_id);
         }
-        let statement = &self.in_full(order_id, &payment, statement).await?;
+        let statement = &self.in_full(order_id, payment, statement).await?;
         let is_stray = payment.provider_reference().is_some_and(|ours| ours != statement.reference);
-        let news = self.observe(order_id, &payment, statement).await?;
+        let news = self.observe(order_id, &loaded, statement).await?;
         if news.is_empty() {
-            return self.given_up(order_id, &payment, statement, connection).await;
+            return self.given_up(order_id, payment, statement).await;
         }
         let kind = if is_stray { Kind::Stray } else { Kind::Missed };
         let mut difference = self.difference(kind, Some(order_id), statement);
         difference.what = news.join(", ");
         difference.is_repaired = true;
-        self.report(difference, connection).await
+        self.report(difference).await
     }
 
     /// What was to be undone, and is not asked for any more, is told as long as the provider holds it.
     pub(super) async fn given_up(
-        &self,
+        &mut self,
         order_id: OrderId,
         payment: &Payment,
         statement: &Statement,
-        connection: &mut PgConnection,
     ) -> Result<(), Error> {
         let is_given_up = payment.is_given_up(&statement.reference);
         let Some((_, amount)) = undo(statement).filter(|_| is_given_up) else { return Ok(()) };
         let mut difference = self.difference(Kind::GivenUp, Some(order_id), statement);
         difference.amount = amount;
         "the provider holds what a person gave up".clone_into(&mut difference.what);
-        self.report(difference, connection).await
+        self.report(difference).await
     }
 
     /// The list may leave out what was given back of a payment that, it says, has nothing given back. If we know
@@ -76,12 +71,7 @@ impl Comparison<'_> {
 
     /// A payment for nothing that this shop knows of. Only one that says for which order it was made can have
     /// been made here (and be forgotten, by a log that lost its end, say).
-    async fn orphan(
-        &self,
-        order_id: Option<OrderId>,
-        statement: &Statement,
-        connection: &mut PgConnection,
-    ) -> Result<(), Error> {
+    async fn orphan(&mut self, order_id: Option<OrderId>, statement: &Statement) -> Result<(), Error> {
         let Some(undo) = undo(statement) else { return Ok(()) };
         let mut difference = self.difference(Kind::Orphan, order_id, statement);
         difference.amount = undo.1;
@@ -89,7 +79,7 @@ impl Comparison<'_> {
             Some(_) => "there is no such order".to_owned(),
             None => "it names no order".to_owned(),
         };
-        if let Some(order_id) = order_id.filter(|_| self.settings.undo_orphans) {
+        if let Some(order_id) = order_id.filter(|_| self.sagas.settings.reconciliation.undo_orphans) {
             let request = self.request_of(order_id, statement, undo);
             match self.provider.ask(&request).await {
                 Ok(Answer::Stated(after)) => {
@@ -105,7 +95,7 @@ impl Comparison<'_> {
                 Err(error) => difference.what.push_str(&format!("; not undone: {error}")),
             }
         }
-        self.report(difference, connection).await
+        self.report(difference).await
     }
 
     fn request_of(

@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use domain::payment::OpenRequest;
+use domain::payment::{OpenRequest, Refund, RefundState};
 use domain::{Money, OrderId};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -10,12 +10,13 @@ use infra::payment::Page;
 
 use super::*;
 
-/// Knows what it is told, and answers no request.
+/// Knows what it is told, and answers no request, or refuses each.
 #[derive(Default)]
 struct Provider {
     known: Vec<Statement>,
     /// Answers not even a look-up.
     is_dead: bool,
+    refuses: bool,
     asked: Mutex<u32>,
 }
 
@@ -26,7 +27,11 @@ impl PaymentProvider for Provider {
 
     fn ask<'a>(&'a self, _: &'a Request) -> BoxFuture<'a, Result<Answer, NoAnswer>> {
         *self.asked.lock().expect("no panic") += 1;
-        async { Err(NoAnswer("the answer got lost".to_owned())) }.boxed()
+        let answer = match self.refuses {
+            true => Ok(Answer::Refused { reason: "no".to_owned() }),
+            false => Err(NoAnswer("the answer got lost".to_owned())),
+        };
+        async { answer }.boxed()
     }
 
     fn look_up<'a>(&'a self, _: Wanted<'a>) -> BoxFuture<'a, Result<Vec<Statement>, NoAnswer>> {
@@ -135,9 +140,8 @@ async fn what_moves_no_new_money_is_asked_for_however_old_it_is() {
     }
 }
 
-#[tokio::test]
-async fn what_is_found_is_the_outcome_and_nothing_is_asked_for() {
-    let found = Statement {
+fn authorized() -> Statement {
+    Statement {
         reference: "p-1".to_owned(),
         state: State::Authorized,
         currency: "GBP".parse().expect("a currency"),
@@ -146,13 +150,59 @@ async fn what_is_found_is_the_outcome_and_nothing_is_asked_for() {
         charged_back: 0,
         reinstated: 0,
         refunds: Vec::new(),
-    };
+    }
+}
+
+#[tokio::test]
+async fn what_is_found_is_the_outcome_and_nothing_is_asked_for() {
+    let found = authorized();
     for age in [MINUTE, HOUR * 21, HOUR * 100] {
         let provider = Provider { known: vec![found.clone()], ..Provider::default() };
         let (outcome, times) = settled(&provider, &request(Operation::Authorize, 1, age), false).await;
         assert!(matches!(&outcome, Outcome::Stated { statement, .. } if *statement == found), "{outcome:?}");
         assert_eq!(times, 0);
     }
+}
+
+fn is_refused(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Refused { reason, .. } if reason == "no")
+}
+
+#[tokio::test]
+async fn who_is_declined_at_the_first_try_hears_so_at_once() {
+    for operation in [Operation::Authorize, Operation::Refund, Operation::Capture, Operation::Void] {
+        let refuses = Provider { refuses: true, ..Provider::default() };
+        let (outcome, times) =
+            settled(&refuses, &request(operation, 0, chrono::Duration::zero()), true).await;
+        assert!(is_refused(&outcome) && times == 1, "{operation:?}: {outcome:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_may_have_been_done_is_refused_once_the_books_have_had_their_time() {
+    let young = chrono::Duration::seconds(59);
+    for operation in [Operation::Authorize, Operation::Refund] {
+        for (attempt, is_first) in [(0, false), (1, true), (5, false)] {
+            let refuses = Provider { refuses: true, ..Provider::default() };
+            let (outcome, _) = settled(&refuses, &request(operation, attempt, young), is_first).await;
+            assert!(is_unknown(&outcome, false), "{operation:?}, {attempt}: {outcome:?}");
+            let (outcome, _) = settled(&refuses, &request(operation, attempt, MINUTE * 2), is_first).await;
+            assert!(is_refused(&outcome), "{operation:?}, {attempt}: {outcome:?}");
+        }
+    }
+}
+
+/// It is carried out while it is asked for: by another process, that is.
+#[tokio::test]
+async fn a_refund_that_is_refused_because_it_is_done_is_done() {
+    let mut refunded = Statement { state: State::Captured, captured: 1000, ..authorized() };
+    let (name, reference) = (Some("refund".to_owned()), "r-1".to_owned());
+    refunded.refunds.push(Refund { name, reference, amount: 1000, state: RefundState::Done });
+    let provider = Provider { known: vec![refunded.clone()], refuses: true, ..Provider::default() };
+    let (outcome, times) =
+        settled(&provider, &request(Operation::Refund, 0, chrono::Duration::zero()), true).await;
+    assert!(matches!(&outcome, Outcome::Stated { statement, .. } if *statement == refunded), "{outcome:?}");
+    assert_eq!(times, 1);
 }
 
 #[test]

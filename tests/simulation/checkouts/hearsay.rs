@@ -37,6 +37,7 @@ impl Hearsay {
     async fn append_and_count(&self, message: &Message, expected: u64) -> Result<u64, AppendError> {
         let outcome = self.log.append(message, expected).await;
         if matches!(outcome, Err(AppendError::Conflict)) {
+            self.counts.note("a conflict");
             if self.nap.has_slept() {
                 self.counts.note("a stale worker is fenced");
             }

@@ -1,5 +1,6 @@
 //! A payment provider that loses requests and answers, and is slow; its ledger is the truth about money.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -12,7 +13,11 @@ use futures_util::future::BoxFuture;
 use infra::clock::Clock;
 use infra::payment::{Answer, NoAnswer, Page, PaymentProvider, Wanted};
 
+use super::accountant::LISTED_LATE_MAX_S;
 use super::{Calm, Counts, Mutant};
+
+/// Payments on one page of the list.
+const PAGE: usize = 3;
 
 /// What happens to one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +51,8 @@ impl Trouble {
 /// One line of the ledger.
 #[derive(Debug, Clone)]
 pub struct Booked {
+    /// The provider's name for it.
+    pub id: String,
     pub order_id: OrderId,
     pub operation: Operation,
     pub amount: Money,
@@ -54,12 +61,20 @@ pub struct Booked {
     pub reference: String,
     /// Our name for it, if it is a refund.
     pub refund: Option<String>,
+    made_at: DateTime<Utc>,
     settles_at: DateTime<Utc>,
     /// When the buyer does what is required of them, and whether they approve; nothing, if nothing is.
     challenge: Option<(DateTime<Utc>, bool)>,
 }
 
 impl Booked {
+    fn is_like(&self, other: &Self) -> bool {
+        self.operation.creates()
+            && (self.order_id, self.operation, &self.refund)
+                == (other.order_id, other.operation, &other.refund)
+            && !self.is_declined()
+    }
+
     /// The provider or the buyer said no.
     pub fn is_declined(&self) -> bool {
         self.declined || self.challenge.is_some_and(|(_, approves)| !approves)
@@ -74,6 +89,10 @@ pub struct Books {
     random: Mutex<fastrand::Rng>,
     /// Requests under way, by order.
     pub under_way: Mutex<BTreeMap<OrderId, u32>>,
+    /// How long what was made is not in its list.
+    listed_late: Duration,
+    /// Who asks twice has it done twice.
+    pub forgets_keys: bool,
     clock: Clock,
     calm: Calm,
     counts: Counts,
@@ -109,10 +128,22 @@ impl std::ops::Deref for Provider {
 }
 
 impl Provider {
-    pub fn new(random: fastrand::Rng, clock: Clock, calm: Calm, counts: Counts, mutant: Mutant) -> Self {
+    pub fn new(mut random: fastrand::Rng, clock: Clock, calm: Calm, counts: Counts, mutant: Mutant) -> Self {
         let (ledger, under_way) = (Mutex::default(), Mutex::default());
+        let listed_late = Duration::from_secs(random.u64(0..=LISTED_LATE_MAX_S));
+        let forgets_keys = random.u32(0..4) == 0;
         let random = Mutex::new(random);
-        Self(Arc::new(Books { ledger, random, under_way, clock, calm, counts, mutant }))
+        Self(Arc::new(Books {
+            ledger,
+            random,
+            under_way,
+            listed_late,
+            forgets_keys,
+            clock,
+            calm,
+            counts,
+            mutant,
+        }))
     }
 
     /// What happens to the request, and how long it takes.
@@ -131,10 +162,13 @@ impl Provider {
         (trouble, Duration::from_millis(random.u64(1..400)))
     }
 
-    fn key(&self, request: &Request) -> String {
+    /// What tells requests apart here.
+    fn key(&self, request: &Request, ledger: &BTreeMap<String, Booked>) -> String {
+        let key = request.idempotency_key();
         match self.mutant {
-            Mutant::NewKeyOnRetry => format!("{}/{}", request.idempotency_key(), request.open.attempt),
-            _ => request.idempotency_key(),
+            Mutant::NewKeyOnRetry => format!("{key}/{}", request.open.attempt),
+            _ if self.forgets_keys && request.open.operation.creates() => format!("{key}/{}", ledger.len()),
+            _ => key,
         }
     }
 
@@ -142,17 +176,53 @@ impl Provider {
         statements(&self.ledger.lock().expect("no panic"), order_id, self.clock.now())
     }
 
+    /// So many payments at a time, newest first, by when they were made and what they are called. What was made
+    /// a moment ago is not there yet.
+    fn page(&self, since: DateTime<Utc>, until: DateTime<Utc>, cursor: Option<&str>) -> Page {
+        let (ledger, now) = (self.ledger.lock().expect("no panic"), self.clock.now());
+        let is_listed = |booked: &&Booked| {
+            let listed_at = booked.made_at + self.listed_late;
+            booked.operation == Operation::Authorize
+                && (since..until).contains(&booked.made_at)
+                && (listed_at <= now || self.calm.is_calm())
+        };
+        let place =
+            |booked: &Booked| format!("{:020} {}", booked.made_at.timestamp_millis(), booked.reference);
+        let mut made: Vec<&Booked> = ledger.values().filter(is_listed).collect();
+        made.retain(|booked| cursor.is_none_or(|cursor| place(booked).as_str() < cursor));
+        made.sort_by_key(|booked| Reverse(place(booked)));
+        let next = made.get(PAGE).map(|_| place(made[PAGE - 1]));
+        let payments = made.into_iter().take(PAGE).map(|made| {
+            let mut all = statements(&ledger, made.order_id, now).into_iter();
+            let statement = all.find(|one| one.reference == made.reference).expect("made");
+            infra::payment::Booked { order_id: Some(made.order_id), made_at: made.made_at, statement }
+        });
+        Page { payments: payments.collect(), next }
+    }
+
     /// Carries it out, unless its key is known.
     fn book(&self, request: &Request, trouble: Trouble) -> Answer {
         let mut ledger = self.ledger.lock().expect("no panic");
         let mut random = self.random.lock().expect("no panic");
-        let (key, operation) = (self.key(request), request.open.operation);
+        let (key, operation) = (self.key(request, &ledger), request.open.operation);
         let reference = request.provider_reference.clone().filter(|_| operation != Operation::Authorize);
         let reference = reference.unwrap_or_else(|| key.clone());
         let now = self.clock.now();
         let before =
             statements(&ledger, request.order_id, now).into_iter().find(|one| one.reference == reference);
         let allowed = before.as_ref().map_or(0, |before| before.authorized);
+        let is_refund = |booked: &&Booked| {
+            booked.operation == Operation::Refund && booked.reference == reference && !booked.declined
+        };
+        let refunded: i64 = ledger.values().filter(is_refund).map(|booked| booked.amount.amount).sum();
+        let left = before.as_ref().map_or(0, |before| before.captured - refunded);
+        if operation == Operation::Refund && self.forgets_keys && left < request.amount.amount {
+            // Whatever it forgets, it does not give back more than it took.
+            return match before.filter(|_| left == 0) {
+                Some(before) => Answer::Stated(before),
+                None => Answer::Refused { reason: "not so much is left".to_owned() },
+            };
+        }
         let token = request.payment.token.as_str();
         let is_possible = match (operation, before.map(|before| before.state)) {
             (Operation::Authorize, _) => token != "tok_decline",
@@ -162,7 +232,8 @@ impl Provider {
             (Operation::Void, ref state) => {
                 state.as_ref().is_some_and(|state| !matches!(state, State::Captured | State::Voided))
             }
-            // It has no bounds: that no more is given back than was taken is for the shop to see to.
+            // If it knows its keys, it has no bounds: that no more is given back than was taken is for the shop
+            // to see to.
             (Operation::Refund, ref state) => *state == Some(State::Captured),
         };
         let wait = if trouble == Trouble::Later { random.u64(2..60) } else { 0 };
@@ -172,6 +243,7 @@ impl Provider {
             _ => request.amount.amount,
         };
         let booked = Booked {
+            id: key.clone(),
             order_id: request.order_id,
             operation,
             amount: Money::new(amount, request.amount.currency),
@@ -180,8 +252,12 @@ impl Provider {
             refund: request.open.refund.clone(),
             challenge: (operation == Operation::Authorize && token == "tok_challenge")
                 .then(|| (now + Duration::from_secs(random.u64(1..400)), random.u32(0..4) > 0)),
+            made_at: now,
             settles_at: now + Duration::from_secs(wait),
         };
+        if self.forgets_keys && ledger.values().any(|other| other.is_like(&booked)) {
+            self.counts.note("it is done twice");
+        }
         let booked = ledger.entry(key).or_insert(booked).clone();
         if booked.declined && booked.settles_at <= now {
             return Answer::Refused { reason: "declined".to_owned() };
@@ -218,11 +294,14 @@ fn statements(ledger: &BTreeMap<String, Booked>, order_id: OrderId, now: DateTim
             () if is_declined => State::Declined { reason: "declined".to_owned() },
             () => State::Authorized,
         };
+        let is_refund = |booked: &&&Booked| {
+            booked.operation == Operation::Refund && booked.reference == made.reference && !booked.declined
+        };
         let refund = |booked: &&Booked| Refund {
             name: booked.refund.clone(),
-            reference: format!("{:?}", booked.refund),
+            reference: booked.id.clone(),
             amount: booked.amount.amount,
-            state: RefundState::Done,
+            state: if booked.settles_at <= now { RefundState::Done } else { RefundState::Processing },
         };
         Statement {
             reference: made.reference.clone(),
@@ -232,7 +311,7 @@ fn statements(ledger: &BTreeMap<String, Booked>, order_id: OrderId, now: DateTim
             captured,
             charged_back: 0,
             reinstated: 0,
-            refunds: done(Operation::Refund).map(refund).collect(),
+            refunds: ours.iter().filter(is_refund).map(refund).collect(),
         }
     };
     made.map(statement).collect()
@@ -263,6 +342,10 @@ impl PaymentProvider for Provider {
                 return Err(NoAnswer("it is on its way".to_owned()));
             }
             let answer = self.book(request, trouble);
+            let takes_money = matches!(request.open.operation, Operation::Authorize | Operation::Capture);
+            if takes_money && matches!((trouble, &answer), (Trouble::TooSlow, Answer::Stated(_))) {
+                self.counts.note("charged, but timed out");
+            }
             if trouble == Trouble::TooSlow {
                 tokio::time::sleep(Duration::from_secs(30)).await;
             }
@@ -297,11 +380,19 @@ impl PaymentProvider for Provider {
 
     fn list<'a>(
         &'a self,
-        _: DateTime<Utc>,
-        _: DateTime<Utc>,
-        _: Option<&'a str>,
+        since: DateTime<Utc>,
+        until: DateTime<Utc>,
+        cursor: Option<&'a str>,
     ) -> BoxFuture<'a, Result<Page, NoAnswer>> {
-        async { Ok(Page::default()) }.boxed()
+        async move {
+            let (trouble, time) = self.trouble();
+            tokio::time::sleep(time).await;
+            if [Trouble::Lost, Trouble::AnswerLost].contains(&trouble) {
+                return Err(NoAnswer("no answer".to_owned()));
+            }
+            Ok(self.page(since, until, cursor))
+        }
+        .boxed()
     }
 
     fn order_of<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<Option<OrderId>, NoAnswer>> {

@@ -106,30 +106,35 @@ impl World {
         Process { log, shop, checkouts, clock }
     }
 
+    /// The sagas of one process.
+    pub fn sagas(&self, random: fastrand::Rng, nap: &Nap) -> Arc<Sagas> {
+        let Process { log, shop: executors, checkouts, clock } = self.process(random, nap);
+        Arc::new(Sagas {
+            feed: Feed::new(log),
+            clock,
+            executors,
+            checkouts,
+            providers: Providers::new([Arc::new(Liar {
+                provider: self.provider.clone(),
+                mutant: self.mutant,
+                nap: nap.clone(),
+            }) as Arc<dyn PaymentProvider>]),
+            timers: Arc::new(Sleepy { timers: self.timers.clone(), nap: nap.clone() }),
+            settings: sagas::Settings {
+                limits: self.limits.clone(),
+                patience: sagas::Patience::default(),
+                reconciliation: sagas::reconcile::Settings::default(),
+            },
+            index: Index::default(),
+        })
+    }
+
     /// A process with the sagas that dies and comes again, until it's calm; then it works on for ever.
     pub async fn saga_process(self: Arc<Self>, mut random: fastrand::Rng) {
         let mut checkpoint = 0;
         loop {
             let nap = Nap::default();
-            let Process { log, shop: executors, checkouts, clock } = self.process(random.fork(), &nap);
-            let sagas = Arc::new(Sagas {
-                feed: Feed::new(log),
-                clock,
-                executors,
-                checkouts,
-                providers: Providers::new([Arc::new(Liar {
-                    provider: self.provider.clone(),
-                    mutant: self.mutant,
-                    nap: nap.clone(),
-                }) as Arc<dyn PaymentProvider>]),
-                timers: Arc::new(Sleepy { timers: self.timers.clone(), nap: nap.clone() }),
-                settings: sagas::Settings {
-                    limits: self.limits.clone(),
-                    patience: sagas::Patience::default(),
-                    reconciliation: sagas::reconcile::Settings::default(),
-                },
-                index: Index::default(),
-            });
+            let sagas = self.sagas(random.fork(), &nap);
             let following = Following::new(sagas.clone(), 0..=63, checkpoint);
             let dies = async {
                 tokio::time::sleep(Duration::from_millis(random.u64(50..8_000))).await;
