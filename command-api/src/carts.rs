@@ -146,11 +146,11 @@ pub(crate) async fn set_line(
     JsonBody(body): JsonBody<LineQuantity>,
 ) -> Result<Response, Problem> {
     let request = asked.request(&body);
-    let product = api.executors.products.load(&sku).await.map_err(unreadable)?;
-    if !product.state.exists() && body.quantity > 0 {
+    let product = api.offers.of(&sku, 0, &api.executors.products).await.map_err(unreadable)?;
+    if !product.answer.exists && body.quantity > 0 {
         return Err(no_product());
     }
-    let offer = product.state.offer().map(|(title, price)| Offer { title: title.to_owned(), price });
+    let offer = product.answer.offer.clone();
     let executed = api.cart(id, &request, Command::SetLine { sku, quantity: body.quantity, offer }).await?;
     let body = CartVersion { id, version: executed.version };
     let answer = Answer::new(StatusCode::OK, executed.sequence, executed.repeated, body);
@@ -248,9 +248,11 @@ impl CommandApi {
         let mut attempt = 0;
         loop {
             attempt += 1;
-            let cart = self.executors.carts.load(cart_id).await.map_err(unreadable)?;
+            // What is in memory will do: it is decided on the cart as the log has it.
+            let least = if attempt == 1 { 1 } else { u64::MAX };
+            let cart = self.executors.carts.load_since(cart_id, least).await.map_err(unreadable)?;
             let skus: Vec<Sku> = cart.state.lines().iter().map(|line| line.sku.clone()).collect();
-            let offers = self.offers(skus.clone()).await?;
+            let offers = self.offers(skus.clone(), cart.sequence).await?;
             let command = command(offers, self.clock.now());
             match self.executors.carts.execute(cart_id, request, command).await {
                 // A line that came in while the offers were read has none yet.
@@ -261,11 +263,11 @@ impl CommandApi {
         }
     }
 
-    /// What these products are offered for at this moment; without those that are not for sale.
-    async fn offers(&self, skus: Vec<Sku>) -> Result<BTreeMap<Sku, Offer>, Problem> {
+    /// What these products are offered for, at the position or later; without those that are not for sale.
+    async fn offers(&self, skus: Vec<Sku>, position: u64) -> Result<BTreeMap<Sku, Offer>, Problem> {
         let offers = stream::iter(skus).map(|sku| async move {
-            let product = self.executors.products.load(&sku).await.map_err(unreadable)?;
-            let offer = product.state.offer().map(|(title, price)| Offer { title: title.to_owned(), price });
+            let product = self.offers.of(&sku, position, &self.executors.products).await;
+            let offer = product.map_err(unreadable)?.answer.offer.clone();
             Ok::<_, Problem>(offer.map(|offer| (sku, offer)))
         });
         let found: Vec<_> = offers.buffer_unordered(OFFERS_AT_A_TIME).try_collect().await?;

@@ -4,6 +4,7 @@ mod carts;
 mod error;
 mod fulfilment;
 mod idempotency;
+mod offers;
 mod orders;
 mod payments;
 mod products;
@@ -26,6 +27,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use idempotency::{InProgress, Recent};
+use offers::Offers;
 use settled::Settled;
 
 /// What the command API works with.
@@ -40,6 +42,7 @@ pub struct CommandApi {
     in_progress: InProgress,
     recent: Recent,
     settled: Settled,
+    offers: Offers,
 }
 
 impl CommandApi {
@@ -51,9 +54,19 @@ impl CommandApi {
         terms: Arc<Terms>,
         clock: Clock,
     ) -> Self {
-        let (in_progress, recent, settled) = (InProgress::default(), Recent::default(), Settled::default());
-        let webhooks = None;
-        Self { feed, executors, read_models, providers, webhooks, terms, clock, in_progress, recent, settled }
+        Self {
+            feed,
+            executors,
+            read_models,
+            providers,
+            webhooks: None,
+            terms,
+            clock,
+            in_progress: InProgress::default(),
+            recent: Recent::default(),
+            settled: Settled::default(),
+            offers: Offers::default(),
+        }
     }
 
     /// Takes Stripe's webhooks, if there is something to know them by.
@@ -62,9 +75,10 @@ impl CommandApi {
         Self { webhooks, ..self }
     }
 
-    /// Follows the log for those who wait for an order to be settled. Runs until it is dropped.
+    /// Follows the log: for what products are offered for, and for those who wait for an order to be settled.
+    /// Runs until it is dropped.
     pub async fn run(&self) {
-        self.settled.run(self.feed.clone()).await;
+        tokio::join!(self.settled.run(self.feed.clone()), self.offers.run(self.feed.clone()));
     }
 }
 

@@ -178,6 +178,7 @@ impl CommandApi {
         let _turn = self.in_progress.turn(request.command_id).await?;
         let executed = self.executors.products.execute(&sku, request, command).await;
         let Executed { sequence, version, repeated, .. }: Executed<Product> = executed.map_err(problem)?;
+        self.offers.changed(sequence);
         let stock_version = self.executors.stock.version(&sku).await.map_err(unreadable)?;
         let answer = Answer::new(status, sequence, repeated, ProductVersion { sku, version });
         Ok(answer.etag(format!("{version}-{stock_version}")))

@@ -8,6 +8,7 @@ pub mod feed;
 pub mod fence;
 pub mod follow;
 pub mod http;
+pub mod known;
 pub mod lanes;
 pub mod log;
 pub mod nats;

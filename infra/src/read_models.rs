@@ -11,9 +11,15 @@ use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, FromRow, PgConnection, PgPool};
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
 /// How often the table is read while somebody waits: one reader for all who wait.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
+
+/// The busier the machine, the longer that takes, and the more who wait shall share one look, for each wakes all
+/// of them: it rests this many times as long as the last one took, up to a limit.
+const POLL_PART: u32 = 4;
+const POLL_INTERVAL_MAX: Duration = Duration::from_millis(40);
 
 /// How often it is read when nobody waits. A read model that nobody asks for any more is kept for
 /// much longer than this.
@@ -241,6 +247,7 @@ impl ReadModels {
     /// Reads the table now and then, and at once while somebody waits. Runs until it is dropped.
     pub async fn run(&self) {
         loop {
+            let began = Instant::now();
             match all(&self.pool).await {
                 Ok(models) => {
                     self.seen.send_if_modified(|seen| {
@@ -252,7 +259,8 @@ impl ReadModels {
                 // Those who wait run into their limit; the next one asks again.
                 Err(error) => tracing::debug!(%error, "the read models are not readable"),
             }
-            tokio::time::sleep(POLL_INTERVAL).await;
+            let pause = (began.elapsed() * POLL_PART).clamp(POLL_INTERVAL, POLL_INTERVAL_MAX);
+            tokio::time::sleep(pause).await;
             if self.waiting.load(Ordering::Relaxed) == 0 {
                 let _ = tokio::time::timeout(IDLE_POLL_INTERVAL, self.wanted.notified()).await;
             }

@@ -10,6 +10,7 @@ use domain::commit::Hash;
 use domain::{CartId, Money, cart, product};
 use infra::feed::Entry;
 use infra::http::{MoneyBody, Path, Problem, TotalsBody};
+use infra::known::{Change, Keep, Known};
 use projections::carts;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -18,7 +19,6 @@ use uuid::Uuid;
 
 use crate::QueryApi;
 use crate::answer::{Answer, Asked, Missing, unavailable};
-use crate::known::{Change, Keep, Known};
 
 /// A cart.
 #[derive(Debug, Serialize, ToSchema)]

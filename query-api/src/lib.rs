@@ -2,7 +2,6 @@
 
 mod answer;
 mod carts;
-mod known;
 mod order_events;
 mod orders;
 mod products;
@@ -22,7 +21,7 @@ use tokio::sync::watch;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use known::KnownAnswers;
+use infra::known::KnownAnswers;
 use order_events::Streams;
 
 /// What an operator can choose.

@@ -9,6 +9,7 @@ use domain::product::Details;
 use domain::{Sku, product, stock};
 use infra::feed::Entry;
 use infra::http::{MoneyBody, Path, Problem, Query};
+use infra::known::{Change, Keep, Known};
 use projections::catalog;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -16,7 +17,6 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::QueryApi;
 use crate::answer::{Answer, Asked, Missing, cursor, limit, place, text, unavailable};
-use crate::known::{Change, Keep, Known};
 
 /// A product as it can be bought.
 #[derive(Debug, Serialize, ToSchema)]

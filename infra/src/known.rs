@@ -1,6 +1,6 @@
 //! Answers that are known to be true still: the log tells when what they are about changes.
 //!
-//! An answer is read from the database once, at some position of the log. As long as the log has nothing
+//! An answer is read once, from the database or from the log itself, at some position of the log. As long as the log has nothing
 //! new about its subject, the answer is true at every later position, and is given with the last one that
 //! was looked at. So it is never older than it says, and mostly newer than the database would be; but for
 //! what is done to the tables without a word in the log (a dead letter that is applied late, a change by hand),
@@ -11,8 +11,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use infra::feed::{Entry, Feed};
 use moka::sync::Cache;
+
+use crate::feed::{Entry, Feed};
 
 /// Most bytes of answers of one kind that are kept.
 const BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -27,7 +28,7 @@ const BATCH_MAX: usize = 1_000;
 const BACKOFF: Duration = Duration::from_secs(1);
 
 /// What can be kept.
-pub(crate) trait Keep: Send + Sync + 'static {
+pub trait Keep: Send + Sync + 'static {
     /// What a commit changes in answers of this kind.
     fn change(commit: &Entry) -> Change<'_>;
 
@@ -37,7 +38,7 @@ pub(crate) trait Keep: Send + Sync + 'static {
 
 /// Of which subjects a commit changes the answers.
 #[derive(Debug)]
-pub(crate) enum Change<'a> {
+pub enum Change<'a> {
     Nothing,
     Of(&'a str),
     OfAll,
@@ -45,9 +46,9 @@ pub(crate) enum Change<'a> {
 
 /// An answer, and at which position of the log it was read.
 #[derive(Debug)]
-pub(crate) struct Known<A> {
+pub struct Known<A> {
     pub answer: A,
-    /// Version of the read model that it was read from.
+    /// Version of the read model that it was read from; any number, if from none.
     model: i32,
     position: u64,
     /// From where on it is not true any more; `u64::MAX` if nowhere, and 0 while that is not
@@ -56,6 +57,7 @@ pub(crate) struct Known<A> {
 }
 
 impl<A> Known<A> {
+    /// An answer that has all that was in the log up to the position, or more.
     pub fn new(answer: A, model: i32, position: u64) -> Self {
         Self { answer, model, position, untrue_from: AtomicU64::new(0) }
     }
@@ -72,7 +74,7 @@ struct Changes {
 }
 
 /// Answers of one kind, by their subject.
-pub(crate) struct KnownAnswers<A> {
+pub struct KnownAnswers<A> {
     answers: Cache<String, Arc<Known<A>>>,
     changes: Mutex<Changes>,
     /// Where all of them were last changed.
@@ -93,10 +95,15 @@ impl<A: Keep> Default for KnownAnswers<A> {
 }
 
 impl<A: Keep> KnownAnswers<A> {
+    /// How far the log was looked at: what is read now has all of that.
+    pub fn looked_at(&self) -> u64 {
+        self.looked_at.load(Ordering::Acquire)
+    }
+
     /// What is known about the subject, and the position at which it is true: at least the one given.
     pub fn get(&self, subject: &str, model: i32, least: u64) -> Option<(Arc<Known<A>>, u64)> {
         // First the position, then whether there was a change: what comes in between is not missed.
-        let position = self.looked_at.load(Ordering::Acquire);
+        let position = self.looked_at();
         let known = self.answers.get(subject).filter(|known| known.model == model)?;
         let is_true = known.untrue_from.load(Ordering::Acquire) > position
             && known.position >= self.all_changed.load(Ordering::Acquire);
@@ -106,7 +113,7 @@ impl<A: Keep> KnownAnswers<A> {
 
     /// Keeps what was read, unless it has changed since.
     pub fn put(&self, subject: &str, known: impl Into<Arc<Known<A>>>) {
-        if self.looked_at.load(Ordering::Acquire) == 0 {
+        if self.looked_at() == 0 {
             return;
         }
         let known = known.into();
