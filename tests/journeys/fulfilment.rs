@@ -5,7 +5,14 @@ use serde_json::{Value, json};
 
 use super::checkout::{ledger, operations};
 use crate::support::eventually;
+use crate::support::metrics::alarms;
 use crate::support::shop::{Shop, shared};
+
+/// Somebody is, who looks at such alarms.
+async fn is_told_of(shop: &Shop, kind: &str) {
+    let is_told = async || (alarms(&shop.addresses.admin, kind).await > 0).then_some(());
+    eventually(&format!("somebody is told of {kind}"), is_told).await;
+}
 
 async fn confirmed(shop: &Shop, name: &str, units: u32) -> (String, String) {
     let sku = shop.product(name, 10).await;
@@ -131,9 +138,7 @@ async fn a_refund_that_the_provider_refuses_can_be_asked_for_again() {
         steps.any(|step| step["type"] == "order.refund_failed").then_some(())
     })
     .await;
-    let metrics = format!("{}/metrics", shop.addresses.admin);
-    let metrics = reqwest::get(metrics).await.expect("an answer").text().await.expect("text");
-    assert!(metrics.contains("cartulary_saga_alarms_total{kind=\"refund_failed\"}"), "{metrics}");
+    is_told_of(shop, "refund_failed").await;
     let again = shop.post(&path, &body).await;
     assert_eq!(again.status, 201, "what was refused is left to be paid back: {again:?}");
     eventually("it is paid back", async || {
@@ -185,12 +190,7 @@ async fn a_refund_that_takes_its_time_is_done_once_and_what_was_taken_wrong_rais
         (shown(shop, &less, 0).await["payment"]["status"] == "partially_captured").then_some(())
     })
     .await;
-    eventually("somebody is told", async || {
-        let metrics = reqwest::get(format!("{}/metrics", shop.addresses.admin)).await.expect("an answer");
-        let metrics = metrics.text().await.expect("text");
-        metrics.contains("cartulary_saga_alarms_total{kind=\"captured_less\"}").then_some(())
-    })
-    .await;
+    is_told_of(shop, "captured_less").await;
 }
 
 /// What the page of the sandbox sends.

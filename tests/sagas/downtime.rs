@@ -18,6 +18,7 @@ use uuid::Uuid;
 use super::provider_is_down;
 use super::world::World;
 use crate::support::eventually;
+use crate::support::metrics::alarms;
 use crate::support::shop::{Roles, operate_sagas};
 
 /// Long enough for all of them to come to where they wait.
@@ -168,6 +169,8 @@ async fn deadlines_pass(down: Down) {
     for (name, stage) in [("taken", "capture_stuck"), ("gone", "shipment_overdue")] {
         let is_there = async || (world.stage(&orders[name]).await?.0 == stage).then_some(());
         eventually(stage, is_there).await;
+        let is_told = async || (alarms(&sagas.admin, stage).await > 0).then_some(());
+        eventually(&format!("somebody is told of {stage}"), is_told).await;
     }
     // The provider is back: what is owed to whom comes about.
     provider_is_down(&world.database, false).await;

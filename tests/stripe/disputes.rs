@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::reconcile::reconcile;
 use super::{PRICE, Scene};
 use crate::support::customer::Answer;
+use crate::support::metrics::alarms;
 use crate::support::{eventually, within};
 
 impl Scene {
@@ -66,9 +67,10 @@ async fn what_a_bank_takes_back_is_charged_back_and_what_is_won_is_here_again() 
     ] {
         assert_eq!(scene.times(of, kind).await, times, "{of}: {kind}");
     }
-    let metrics = format!("{}/metrics", scene.shop.addresses.admin);
-    let metrics = reqwest::get(metrics).await.expect("an answer").text().await.expect("text");
-    assert!(metrics.contains("cartulary_saga_alarms_total{kind=\"charged_back\"}"), "{metrics}");
+    eventually("somebody is told of both", async || {
+        (alarms(&scene.shop.addresses.admin, "charged_back").await == 2).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

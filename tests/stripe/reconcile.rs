@@ -5,6 +5,7 @@ use uuid::Uuid;
 
 use super::{PRICE, Scene, start};
 use crate::support::eventually;
+use crate::support::metrics::differences;
 use crate::support::psp::{Psp, hold};
 use crate::support::shop::operate_sagas;
 
@@ -22,6 +23,14 @@ pub(super) async fn reconcile(scene: &Scene, more: &[&str]) -> (bool, Vec<(Strin
     (is_fine, differences.collect())
 }
 
+/// How many differences somebody was told of: missed, second payments, of nobody's orders, absent.
+async fn counted(scene: &Scene) -> [u64; 4] {
+    let admin = &scene.shop.addresses.admin;
+    let [missed, stray, orphan, absent] =
+        ["missed", "stray", "orphan", "absent"].map(|kind| differences(admin, "stripe", kind));
+    [missed.await, stray.await, orphan.await, absent.await]
+}
+
 /// A payment at the provider that nobody here asked for.
 async fn made_elsewhere(psp: &Psp, name: &str, order: Option<&str>) -> String {
     let mut form = hold(name);
@@ -37,6 +46,7 @@ async fn what_was_missed_is_repaired_and_what_nobody_knows_is_reported() {
     assert_eq!(scene.settled(&order).await["status"], "confirmed");
     scene.has_step(&order, "payment.captured").await;
     assert_eq!(reconcile(&scene, &["--since", "1h"]).await, (true, Vec::new()));
+    assert_eq!(counted(&scene).await, [0; 4]);
 
     let stray = made_elsewhere(&scene.psp, "stray", Some(&order)).await;
     let forgotten = made_elsewhere(&scene.psp, "forgotten", Some(&Uuid::now_v7().to_string())).await;
@@ -48,6 +58,7 @@ async fn what_was_missed_is_repaired_and_what_nobody_knows_is_reported() {
             .map(|(kind, payment, is_repaired)| (kind.to_owned(), payment, is_repaired));
     wanted.sort();
     assert_eq!((is_fine, found), (false, wanted.to_vec()), "an orphan that names no order is left alone");
+    assert_eq!(counted(&scene).await, [0, 1, 2, 0]);
     eventually("the stray is undone", async || {
         (scene.psp.moves("stray").await == ["authorised", "canceled"]).then_some(())
     })
@@ -57,6 +68,7 @@ async fn what_was_missed_is_repaired_and_what_nobody_knows_is_reported() {
     assert_eq!(scene.psp.moves("nobodys").await, ["authorised"]);
     let again = reconcile(&scene, &["--since", "1h"]).await;
     assert_eq!(again, (false, vec![("orphan".to_owned(), nobodys, false)]));
+    assert_eq!(counted(&scene).await, [0, 1, 3, 0], "as long as it differs, somebody is told");
     assert_eq!(scene.ledger().await[&order].values().map(|money| money.kept).sum::<i64>(), PRICE);
 
     // Another provider has never heard of it: as after a mistake in the settings.
@@ -67,6 +79,7 @@ async fn what_was_missed_is_repaired_and_what_nobody_knows_is_reported() {
     let (is_fine, found) = reconcile(&scene, &["--since", "1h"]).await;
     let absent: Vec<_> = found.iter().filter(|(kind, _, _)| kind == "absent").collect();
     assert!(!is_fine && absent.len() == 1 && !absent[0].2, "{found:?}");
+    assert_eq!(counted(&scene).await[3], 1);
     // What a build can't read, and is about something else, is in nobody's way.
     let connection = infra::nats::connect(&scene.shop.addresses.nats).await.expect("nats-server answers");
     let context = async_nats::jetstream::new(connection.client);
@@ -108,6 +121,7 @@ async fn f08_a_late_success_after_the_end_is_found_and_given_back() {
     let payment = scene.psp.ledger(&key).await[0]["payment_intent"].as_str().expect("an id").to_owned();
     let found = reconcile(&scene, &["--since", "1h"]).await;
     assert_eq!(found, (true, vec![("missed".to_owned(), payment, true)]));
+    assert_eq!(counted(&scene).await, [1, 0, 0, 0]);
     scene.books_agree(&[order]).await;
     assert_eq!(scene.psp.moves(&key).await, ["authorised", "canceled"]);
 }

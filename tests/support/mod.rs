@@ -4,6 +4,7 @@ pub mod customer;
 pub mod disk;
 pub mod load;
 pub mod memory;
+pub mod metrics;
 pub mod poisoned;
 pub mod projecting;
 pub mod proxy;
