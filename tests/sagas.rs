@@ -3,6 +3,7 @@
 mod deaths;
 mod downtime;
 mod stories;
+mod trouble;
 mod world;
 
 use std::collections::BTreeMap;

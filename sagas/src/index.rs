@@ -139,12 +139,18 @@ impl Index {
         }
     }
 
-    /// Gets to know who was in trouble before this process had them.
+    /// Gets to know who is in trouble, whichever process said so. What others have got done since counts no more,
+    /// and what this one gets done instead of others is no trouble any longer.
     pub(crate) async fn load(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        let _storing = self.storing.lock().await;
         let known: Vec<(String, Uuid)> =
             sqlx::query_as("select saga, id from cartulary.saga_troubles").fetch_all(connection).await?;
         let known = known.into_iter().filter_map(|(saga, id)| Some((Kind::named(&saga)?, OrderId(id))));
-        self.pending().in_trouble.extend(known);
+        let mut pending = self.pending();
+        // What is not in the table yet is newer than it.
+        let in_trouble = known.chain(pending.troubles.keys().copied());
+        pending.in_trouble = in_trouble.filter(|key| !pending.out_of_trouble.contains(key)).collect();
+        gauge!(IN_TROUBLE).set(pending.in_trouble.len() as f64);
         Ok(())
     }
 

@@ -50,10 +50,11 @@ impl Lane {
         tracing::info!(lane = self.lease.lane, "somebody else has this lane of the sagas now");
     }
 
-    /// From where on it works, if the lane is still its own; it knows then who has to wait.
+    /// From where on it works, if the lane is still its own; it knows then who has to wait, and who is in trouble.
     async fn begin(&self, connection: &mut PgConnection) -> Result<Option<u64>, sqlx::Error> {
         let position = self.lease.begin(connection).await?;
         self.sagas.index.aside.load(connection).await?;
+        self.sagas.index.load(connection).await?;
         Ok(position)
     }
 

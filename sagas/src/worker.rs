@@ -28,6 +28,7 @@ const FIRED_MAX: usize = 1_024;
 
 const BACKOFF: Duration = Duration::from_secs(1);
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
+const TROUBLES_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Works on its share of the sagas.
 pub struct Worker {
@@ -57,6 +58,7 @@ impl Worker {
         tokio::select! {
             () = self.follow_timers() => {}
             () = self.reconcile() => {}
+            () = self.watch_troubles() => {}
             () = self.work(&mut worker, &mut tasks) => {}
             _ = stop.wait_for(|stop| *stop) => {}
         }
@@ -78,12 +80,28 @@ impl Worker {
         self.lanes.run(worker, tasks, begin).await;
     }
 
-    /// Begins when there is something to share, for then there are the tables.
-    async fn reconcile(&self) {
+    /// There is something to share, and so there are the tables.
+    async fn tables(&self) {
         while self.statuses().is_none() {
             tokio::time::sleep(RETRY_INTERVAL).await;
         }
+    }
+
+    async fn reconcile(&self) {
+        self.tables().await;
         reconcile::run(&self.sagas, &self.pool).await;
+    }
+
+    /// So that no process tells of what another one has got done.
+    async fn watch_troubles(&self) {
+        self.tables().await;
+        loop {
+            tokio::time::sleep(TROUBLES_INTERVAL).await;
+            let load = async { self.sagas.index.load(&mut *self.pool.acquire().await?).await };
+            if let Err(error) = load.await {
+                tracing::warn!(%error, "which sagas are in trouble elsewhere is looked at later");
+            }
+        }
     }
 
     async fn set_up(&self) -> Result<(), sqlx::Error> {
@@ -95,7 +113,6 @@ impl Worker {
         index::migrate(&mut transaction).await?;
         reconcile::tables::migrate(&mut transaction).await?;
         transaction.commit().await?;
-        self.sagas.index.load(&mut connection).await?;
         lanes::resize(&mut connection, READER, LANES).await
     }
 
