@@ -205,7 +205,7 @@ impl Platform {
     }
 
     pub fn saga_settings(&self) -> sagas::Settings {
-        let (limits, patience) = (self.checkout.limits(), sagas::Patience::default());
+        let (limits, patience) = (self.checkout.limits(), self.payments.patience());
         sagas::Settings { limits, patience, reconciliation: self.payments.reconciliation() }
     }
 }

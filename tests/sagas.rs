@@ -4,6 +4,7 @@ mod deaths;
 mod downtime;
 mod stories;
 mod trouble;
+mod undo;
 mod world;
 
 use std::collections::BTreeMap;

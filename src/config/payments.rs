@@ -37,6 +37,10 @@ pub struct Payments {
     /// Milliseconds that a payment provider is not called for, once it has not answered ten calls in a row.
     #[arg(long, env = "CARTULARY_PAYMENT_PAUSE_MS", default_value_t = 5_000)]
     pub payment_pause_ms: u64,
+    /// Seconds after which somebody is told of a request to a payment provider that has no outcome yet. It is
+    /// looked up before and after.
+    #[arg(long, env = "CARTULARY_PAYMENT_REVIEW_AFTER_S", default_value_t = 3_600)]
+    pub payment_review_after_s: u32,
     /// Seconds between two comparisons of the payment providers' books with the log.
     #[arg(long, env = "CARTULARY_RECONCILE_INTERVAL_S", default_value_t = 3_600,
         value_parser = clap::value_parser!(u64).range(1..))]
@@ -79,6 +83,11 @@ impl Payments {
             pause: Duration::from_millis(self.payment_pause_ms),
             ..Limits::default()
         }
+    }
+
+    pub fn patience(&self) -> sagas::Patience {
+        let review_after = chrono::Duration::seconds(i64::from(self.payment_review_after_s));
+        sagas::Patience { review_after, ..sagas::Patience::default() }
     }
 
     pub fn reconciliation(&self) -> sagas::reconcile::Settings {

@@ -12,6 +12,7 @@ pub mod psp;
 pub mod python;
 pub mod receiver;
 pub mod revenue;
+pub mod sandboxed;
 pub mod servers;
 pub mod shop;
 pub mod sse;
