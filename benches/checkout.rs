@@ -18,8 +18,8 @@ const GROUP: &str = "checkout";
 const PRODUCTS: u64 = 2_000;
 const ROLES: [&str; 4] = ["command-api", "query-api", "projections", "sagas"];
 
-/// Buyers at a time, at saturation.
-const BUYERS: usize = 512;
+/// Buyers at a time, at saturation: so many that with more of them there are hardly more orders.
+const BUYERS: usize = 1024;
 
 pub async fn measure(plan: &Plan, report: &mut Report) {
     if plan.wants(GROUP, "orders") {
@@ -278,10 +278,16 @@ async fn open_sagas(plan: &Plan, report: &mut Report) {
     let per_order = |load: &Load| load.took.as_secs_f64() * 1e3 / load.answered as f64;
     saturate(&shop, Until::Answered(100)).await;
     let few = per_order(&saturate(&shop, Until::Elapsed(plan.round())).await);
+    let memory_before_mb = shop.memory_mb();
     let so_far = saturate(&shop, Until::Answered(open)).await;
+    let memory_after_mb = shop.memory_mb();
     let many = per_order(&saturate(&shop, Until::Elapsed(plan.round())).await);
     report.note(&figure, &[(many, Some(few))]);
-    println!("      {} orders were opened in {:.0} s", so_far.answered, so_far.took.as_secs_f64());
+    println!(
+        "      {} orders were opened in {:.0} s; the process had {memory_before_mb:.0} MB before them, and {memory_after_mb:.0} MB after",
+        so_far.answered,
+        so_far.took.as_secs_f64()
+    );
     shop.stop().await;
     servers.stop().await;
 }

@@ -237,7 +237,7 @@ impl CommandApi {
         self.executors.carts.execute(id, request, command).await.map_err(problem)
     }
 
-    /// Executes a command that is decided on what the cart's products are offered for at this moment.
+    /// Executes a command that is decided on what the cart's products are offered for, as new as the cart at least.
     pub(crate) async fn execute_with_offers(
         &self,
         cart_id: CartId,
@@ -248,9 +248,7 @@ impl CommandApi {
         let mut attempt = 0;
         loop {
             attempt += 1;
-            // What is in memory will do: it is decided on the cart as the log has it.
-            let least = if attempt == 1 { 1 } else { u64::MAX };
-            let cart = self.executors.carts.load_since(cart_id, least).await.map_err(unreadable)?;
+            let cart = self.executors.carts.load(cart_id).await.map_err(unreadable)?;
             let skus: Vec<Sku> = cart.state.lines().iter().map(|line| line.sku.clone()).collect();
             let offers = self.offers(skus.clone(), cart.sequence).await?;
             let command = command(offers, self.clock.now());

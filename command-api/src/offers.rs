@@ -1,8 +1,8 @@
 //! What products are offered for: from memory, as long as the log has nothing new about them.
 //!
 //! The log is followed for changes of products, so what is in memory may be behind it by as much as it takes to
-//! hear of one: moments. It is never older than the cart was when its buyer last changed it, nor than what was
-//! changed through this process. Whoever is behind is read from the log.
+//! hear of one: moments. For a quote or a checkout it is as new as the cart's last change at least, and for
+//! everything as new as what was changed through this process. What is not, is read from the log.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use domain::Sku;
 use domain::cart::Offer;
 use domain::product::{self, Product};
-use infra::execute::Executor;
+use infra::execute::{Executor, Loaded};
 use infra::feed::{Entry, Feed};
 use infra::known::{Change, Keep, Known, KnownAnswers};
 use infra::log::ReadError;
@@ -63,11 +63,14 @@ impl Offers {
         }
         // What is read from here on has all of that.
         let position = self.known.looked_at();
-        let product = products.load(sku).await?.state;
+        let Loaded { state: product, sequence, .. } = products.load(sku).await?;
         let offer = product.offer().map(|(title, price)| Offer { title: title.to_owned(), price });
         let offered = Offered { exists: product.exists(), offer };
         let known = Arc::new(Known::new(offered, MODEL, position));
-        self.known.put(sku.as_str(), known.clone());
+        // A replica that is behind the feed has answered, if a change that was heard of is not there.
+        if sequence >= self.known.changed_at(sku.as_str()) {
+            self.known.put(sku.as_str(), known.clone());
+        }
         Ok(known)
     }
 

@@ -305,7 +305,7 @@ impl Aggregate for Payment {
                 self.call(refund.clone());
                 self.about(stray.clone());
             }
-            Event::UndoRefused { attempt, .. } => self.undo_was_refused(*attempt),
+            Event::UndoRefused { attempt, again_at, .. } => self.undo_was_refused(*attempt, *again_at),
             Event::OutcomeUnknown { attempt, .. } => self.again(*attempt),
             Event::ReviewRequired { .. } => self.open.iter_mut().for_each(|open| open.is_under_review = true),
             Event::Abandoned { operation, .. } => self.give_up(*operation),
@@ -420,11 +420,11 @@ impl Payment {
         self.open.take_if(|open| open.stray.as_deref() == Some(reference));
     }
 
-    /// The next request for it is another one, so it has another key.
-    fn undo_was_refused(&mut self, attempt: u32) {
+    /// The next request for it is another one, so it has another key, and is asked for the first time then.
+    fn undo_was_refused(&mut self, attempt: u32, again_at: DateTime<Utc>) {
         self.rounds += 1;
         let Some(open) = &mut self.open else { return };
-        (open.attempt, open.round) = (attempt, self.rounds);
+        (open.attempt, open.round, open.asked_at) = (attempt, self.rounds, Some(again_at));
         let Some(refused) = &mut open.refund else { return };
         let next = name_of_round(refused, self.rounds);
         if open.stray.is_none()

@@ -95,9 +95,14 @@ impl<A: Keep> Default for KnownAnswers<A> {
 }
 
 impl<A: Keep> KnownAnswers<A> {
-    /// How far the log was looked at: what is read now has all of that.
+    /// How far the log was looked at.
     pub fn looked_at(&self) -> u64 {
         self.looked_at.load(Ordering::Acquire)
+    }
+
+    /// Where the subject was last changed, as far as that was seen and is remembered; else 0.
+    pub fn changed_at(&self, subject: &str) -> u64 {
+        self.changes().last(subject).unwrap_or(0)
     }
 
     /// What is known about the subject, and the position at which it is true: at least the one given.
@@ -186,8 +191,11 @@ impl Changes {
         if position < self.since {
             return 0;
         }
-        let last = self.recent.get(subject).or_else(|| self.earlier.get(subject));
-        if last.is_some_and(|last| *last > position) { position + 1 } else { u64::MAX }
+        if self.last(subject).is_some_and(|last| last > position) { position + 1 } else { u64::MAX }
+    }
+
+    fn last(&self, subject: &str) -> Option<u64> {
+        self.recent.get(subject).or_else(|| self.earlier.get(subject)).copied()
     }
 }
 

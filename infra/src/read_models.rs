@@ -244,7 +244,7 @@ impl ReadModels {
         of_projection().rfind(kept).or(Some(live))
     }
 
-    /// Reads the table now and then, and at once while somebody waits. Runs until it is dropped.
+    /// Reads the table now and then, and again and again while somebody waits. Runs until it is dropped.
     pub async fn run(&self) {
         loop {
             let began = Instant::now();

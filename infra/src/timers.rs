@@ -22,9 +22,9 @@ use crate::log::Unavailable;
 const STREAM: &str = "TIMERS";
 const CONSUMER: &str = "sagas";
 
-/// How long a saga may take with a fired timer before it's delivered again: what a killed worker
-/// had in hand waits so long. Sagas bear repeats, so it may be shorter than a provider's answer.
-const ACK_WAIT: Duration = Duration::from_secs(10);
+/// How long nothing may be heard of a fired timer before it's delivered again: what a killed worker had in hand
+/// waits so long. Who is still at it says so.
+pub const ACK_WAIT: Duration = Duration::from_secs(10);
 
 /// A call to a saga at a later time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -160,7 +160,7 @@ impl Fired {
         self.message.double_ack().await.map_err(Unavailable::because)
     }
 
-    /// The saga needs more time.
+    /// The saga needs more time: [`ACK_WAIT`] from now on.
     pub async fn still_at_it(&self) {
         // If this gets lost, the timer is delivered a second time: sagas bear repeats.
         let _ = self.message.ack_with(AckKind::Progress).await;

@@ -72,6 +72,11 @@ const BATCH_BYTES_MAX: usize = 4 << 20;
 /// anything goes out, they share one fsync again, and not two.
 const HOLD_PART: f64 = 0.2;
 
+/// The same after a batch of so many commits: where that much is going on, it is the log's processor that is short
+/// of time, of which a batch takes some 3 ms, whatever is in it (files are made for it).
+const MANY: usize = 64;
+const HOLD_PART_OF_MANY: f64 = 0.7;
+
 const HOLD_MAX: Duration = Duration::from_millis(20);
 
 /// Most of this part of them come back soon; nobody waits for the last ones.
@@ -304,7 +309,8 @@ impl Inner {
 
     /// Waits for those who are about to be answered.
     fn hold(self: &Arc<Self>, answered: usize, took: Duration) {
-        let until = Instant::now() + took.min(HOLD_MAX).mul_f64(HOLD_PART);
+        let part = if answered < MANY { HOLD_PART } else { HOLD_PART_OF_MANY };
+        let until = Instant::now() + took.min(HOLD_MAX).mul_f64(part);
         let mut state = self.state();
         let commits = ((answered + state.lanes.waiting()) as f64 * HOLD_ENOUGH) as usize;
         state.hold = Some(Hold { commits, until });

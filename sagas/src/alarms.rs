@@ -5,12 +5,19 @@ use metrics::counter;
 use uuid::Uuid;
 
 use crate::checkout;
+use crate::status::LOOK_UPS;
 
 /// So many times, by kind, something happened that somebody has to see to. A repeat counts again.
 const ALARMS: &str = "cartulary_saga_alarms_total";
 
 pub(crate) fn of_payment(order_id: OrderId, event: &payment::Event) {
-    let kind = match event {
+    if let Some(kind) = kind(event) {
+        tell(order_id, kind);
+    }
+}
+
+fn kind(event: &payment::Event) -> Option<&'static str> {
+    Some(match event {
         payment::Event::ReviewRequired { .. } => "review_required",
         payment::Event::UndoRefused { .. } => "undo_refused",
         payment::Event::RefundFailed { .. } => "refund_failed",
@@ -18,6 +25,11 @@ pub(crate) fn of_payment(order_id: OrderId, event: &payment::Event) {
         payment::Event::ChargedBack { .. } => "charged_back",
         payment::Event::StrayFound { .. } => "stray_found",
         payment::Event::Refunded { refund, .. } if payment::is_made_again(refund) => "refunded_twice",
+        payment::Event::OutcomeUnknown { operation, attempt, .. }
+            if operation.undoes() && *attempt == LOOK_UPS =>
+        {
+            "undo_takes_long"
+        }
         payment::Event::AuthorizationRequested { .. }
         | payment::Event::ActionRequired { .. }
         | payment::Event::Authorized { .. }
@@ -36,9 +48,8 @@ pub(crate) fn of_payment(order_id: OrderId, event: &payment::Event) {
         | payment::Event::ChargeBackReversed { .. }
         | payment::Event::OutcomeUnknown { .. }
         | payment::Event::Abandoned { .. }
-        | payment::Event::StrayUndone { .. } => return,
-    };
-    tell(order_id, kind);
+        | payment::Event::StrayUndone { .. } => return None,
+    })
 }
 
 /// What was taken is not what was asked for.
@@ -69,4 +80,27 @@ pub(crate) fn set_aside(id: Uuid, position: u64, reason: &str) {
 fn tell(order_id: OrderId, kind: &'static str) {
     tracing::error!(order = %order_id, kind, "somebody should look at this order: cartulary sagas show ID");
     counter!(ALARMS, "kind" => kind).increment(1);
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+    use domain::payment::Operation;
+
+    use super::*;
+
+    #[test]
+    fn an_undo_that_is_tried_in_vain_is_told_of_once() {
+        let look_up_at = DateTime::UNIX_EPOCH;
+        let told = |operation| {
+            let tried = move |attempt| payment::Event::OutcomeUnknown { operation, attempt, look_up_at };
+            (1..100).map(tried).filter_map(|event| kind(&event)).collect::<Vec<_>>()
+        };
+        for operation in [Operation::Void, Operation::Refund] {
+            assert_eq!(told(operation), ["undo_takes_long"]);
+        }
+        for operation in [Operation::Authorize, Operation::Capture] {
+            assert!(told(operation).is_empty(), "the checkout's deadline sees to it");
+        }
+    }
 }

@@ -97,7 +97,7 @@ impl Following {
         let sagas = self.sagas.clone();
         let deal = move |work| {
             let sagas = sagas.clone();
-            async move { sagas.deal_with(work, None).await }
+            async move { sagas.deal_with(work).await }
         };
         self.queues.push(key, work, position, deal).await;
     }
@@ -108,7 +108,7 @@ impl Sagas {
     pub async fn fire(&self, timer: &Timer) {
         let Timer { saga, id, name, generation, .. } = timer;
         if let Some(work) = due(saga, id, name, *generation) {
-            self.deal_with(work, None).await;
+            self.deal_with(work).await;
         }
     }
 }

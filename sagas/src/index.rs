@@ -23,6 +23,9 @@ const IN_TROUBLE: &str = "cartulary_sagas_in_trouble";
 /// How long one that is over is remembered, so that somebody who is behind does not bring it back.
 const OVER_FOR_S: f64 = 3_600.0;
 
+/// No attempt takes longer, with the pause before it.
+const TROUBLE_FOR_S: f64 = 5.0 * 60.0;
+
 /// Due timers that are looked for at a time.
 const DUE_MAX: i64 = 256;
 
@@ -306,12 +309,20 @@ pub(crate) async fn overdue(
     .await
 }
 
-/// Forgets those that have been over for long.
+/// Forgets those that have been over for long, and troubles of which nothing was heard for long: who tries again
+/// and again says so each time. What is left may have been noted late, by a process that was away while another one
+/// got it done.
 pub(crate) async fn forget(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     sqlx::query(
         "delete from cartulary.sagas where is_over and since < clock_timestamp() - make_interval(secs => $1)",
     )
     .bind(OVER_FOR_S)
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query(
+        "delete from cartulary.saga_troubles where last_at < clock_timestamp() - make_interval(secs => $1)",
+    )
+    .bind(TROUBLE_FOR_S)
     .execute(connection)
     .await?;
     Ok(())

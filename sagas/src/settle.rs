@@ -23,9 +23,9 @@ use domain::payment::{Command, Operation, Outcome, Request, State, Statement};
 use infra::clock::Clock;
 use infra::payment::{Answer, NoAnswer, PaymentProvider, Wanted};
 
-/// How long a look-up and a request may take together. A provider's guard gives up each of them earlier; this is
-/// for one that has none.
-pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(20);
+/// How long a look-up, a request and another look-up may take together. A provider's guard gives up each of them
+/// earlier; this is for one that has none.
+pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 
 /// Longest time between two look-ups.
 const LOOK_UP_MAX: Duration = Duration::from_secs(60);
@@ -42,7 +42,8 @@ pub struct Patience {
     pub horizon: chrono::Duration,
     /// So long after it was made, somebody should look at a request without an outcome.
     pub review_after: chrono::Duration,
-    /// So long after it was made, what a request made is in the provider's books, if it made anything.
+    /// So long after it was made, what a request made is in the provider's books, if it made anything. Longer than
+    /// the longest pause between two tries, so that it is over for the one before as well.
     pub books_lag: chrono::Duration,
 }
 
@@ -52,7 +53,7 @@ impl Default for Patience {
             safe_window: chrono::Duration::hours(20),
             horizon: chrono::Duration::hours(48),
             review_after: chrono::Duration::hours(1),
-            books_lag: chrono::Duration::minutes(1),
+            books_lag: chrono::Duration::minutes(2),
         }
     }
 }
@@ -141,10 +142,12 @@ async fn ask(
         Answer::Refused { reason } => (reason, !is_repeat),
         Answer::Failed { reason } => (reason, false),
     };
-    // It is over, so what it did shows, at the latest when the books have had their time.
+    // It is over, so what it did shows, at the latest when the books have had their time; of which there was enough
+    // since requests whose time is not known.
+    let is_in_the_books = request.open.asked_at.is_none() || age > patience.books_lag;
     Ok(match look_up(provider, request).await? {
         Some(found) => found,
-        None if is_known || creates && age > patience.books_lag => Heard::Refused(reason),
+        None if is_known || creates && is_in_the_books => Heard::Refused(reason),
         None => Heard::Nothing,
     })
 }

@@ -21,7 +21,7 @@ const LONG_S: f64 = 15.0 * 60.0;
 const LATE_S: f64 = 60.0;
 
 /// After so many look-ups, an unknown outcome is looked at.
-const LOOK_UPS: i32 = 5;
+pub(crate) const LOOK_UPS: u32 = 5;
 
 /// Sagas that are under way, by stage.
 #[derive(Debug, Serialize, Deserialize, FromRow, ToSchema)]
@@ -136,7 +136,7 @@ pub async fn stuck(pool: &PgPool, most: u32) -> Result<Vec<Open>, sqlx::Error> {
 type QueryAs<T> = sqlx::query::QueryAs<'static, sqlx::Postgres, T, sqlx::postgres::PgArguments>;
 
 fn stuck_if<T>(query: QueryAs<T>) -> QueryAs<T> {
-    query.bind(LATE_S).bind(LONG_S).bind(LOOK_UPS)
+    query.bind(LATE_S).bind(LONG_S).bind(i64::from(LOOK_UPS))
 }
 
 #[derive(Debug, thiserror::Error)]

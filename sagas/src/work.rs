@@ -12,7 +12,7 @@ use infra::fail_points;
 use infra::feed::Feed;
 use infra::log::{ReadError, Unavailable};
 use infra::payment::{NoAnswer, Providers, Wanted, signal, signal_about};
-use infra::timers::{Fired, Timer, Timers};
+use infra::timers::{Timer, Timers};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -143,8 +143,8 @@ impl<E: std::error::Error> From<execute::Error<E>> for Again {
 }
 
 impl Sagas {
-    /// Deals with one input, as often as it takes, or sets it aside; a firing that it comes from is told so.
-    pub(crate) async fn deal_with(&self, mut work: Work, fired: Option<&Fired>) {
+    /// Deals with one input, as often as it takes, or sets it aside.
+    pub(crate) async fn deal_with(&self, mut work: Work) {
         let (mut backoff, mut attempts) = (BACKOFF_MIN, 0);
         while let Err(again) = self.deal_or_wait(&work).await {
             if let (Again::Unreadable(reason), Some(position)) = (&again, work.position) {
@@ -156,9 +156,6 @@ impl Sagas {
             attempts += 1;
             if attempts >= TROUBLE {
                 self.index.trouble(work.kind, work.order_id, attempts, &again.to_string());
-            }
-            if let Some(fired) = fired {
-                fired.still_at_it().await;
             }
             tokio::time::sleep(backoff).await;
             backoff = (backoff * 2).min(BACKOFF_MAX);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use domain::OrderId;
 use futures_util::StreamExt;
 use infra::lanes::{self, Status, Tasks, Working};
-use infra::timers::{Fired, JetStreamTimers, Timer};
+use infra::timers::{self, Fired, JetStreamTimers, Timer};
 use sqlx::{Connection, PgPool};
 use tokio::sync::watch;
 
@@ -143,7 +143,17 @@ impl Worker {
         let deal = move |(work, fired): (Work, Fired)| {
             let sagas = sagas.clone();
             async move {
-                sagas.deal_with(work, Some(&fired)).await;
+                // Or another process would ask the provider beside this one.
+                let still_at_it = async {
+                    loop {
+                        tokio::time::sleep(timers::ACK_WAIT / 2).await;
+                        fired.still_at_it().await;
+                    }
+                };
+                tokio::select! {
+                    () = sagas.deal_with(work) => {}
+                    () = still_at_it => {}
+                }
                 if let Err(error) = fired.done().await {
                     tracing::debug!(%error, "a timer will be delivered again");
                 }

@@ -1,21 +1,24 @@
 //! What a buyer was shown is what is charged, or the buyer is asked again.
 
+use std::time::Duration;
+
 use futures_util::stream::{self, StreamExt};
 use reqwest::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::checkout::{ledger, order_with_payment};
-use crate::support::customer::Answer;
-use crate::support::shop::{PROGRAM, Shop, checkout, shared};
-use crate::support::{Folder, eventually};
+use crate::support::customer::{Answer, Client};
+use crate::support::servers::{Nats, database_url};
+use crate::support::shop::{PROGRAM, Roles, Shop, checkout, shared};
+use crate::support::{Folder, eventually, within};
 
 fn gbp(amount: i64) -> Value {
     json!({"amount": amount, "currency": "GBP"})
 }
 
 /// Checks the cart out with what else the checkout has.
-async fn check_out(shop: &Shop, cart: &str, more: Value) -> Answer {
+async fn check_out(shop: &Client, cart: &str, more: Value) -> Answer {
     let mut body = checkout("tok_approve");
     for (name, value) in more.as_object().expect("an object") {
         match body.pointer_mut(name) {
@@ -108,6 +111,29 @@ async fn f09_an_expired_quote_is_refused_and_the_new_total_accepted() {
     let bought = check_out(&shop, &cart, json!({"expected_total": problem["total"]})).await;
     let order = paid(&shop, &bought, 5400).await;
     assert_eq!(order["tax"], json!({"name": "VAT", "rate": "20", "amount": gbp(900), "included": false}));
+}
+
+/// Each process has products in its memory, and hears of what the other one changes.
+#[tokio::test(flavor = "multi_thread")]
+async fn f09_a_price_that_another_process_changed_is_the_one_that_is_quoted() {
+    let (nats, database) = (Nats::start().await, database_url().await);
+    let roles = ["command-api", "query-api", "projections"];
+    let start = async || Roles::start(nats.url(), &database, &roles).await;
+    let (first, second) = (start().await, start().await);
+    let (here, elsewhere) = (Client::new(&first.url, &database), Client::new(&second.url, &database));
+    let sku = here.product("elsewhere", 5).await;
+    let cart = here.cart(&sku, 2).await;
+    let quoted = async || here.quote(&cart, "express").await["totals"]["total"].clone();
+    assert_eq!(quoted().await, gbp(3095));
+    elsewhere.set_price(&sku, 2000).await;
+    // What is in memory is dropped after 15 s, whatever happens.
+    within(Duration::from_secs(10), "the new price is quoted", async || {
+        (quoted().await == gbp(4595)).then_some(())
+    })
+    .await;
+    let late =
+        check_out(&here, &cart, json!({"shipping_method": "express", "expected_total": gbp(3095)})).await;
+    changed(late, "total_changed", 4595);
 }
 
 #[tokio::test(flavor = "multi_thread")]

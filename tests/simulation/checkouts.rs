@@ -161,7 +161,7 @@ impl History {
     #[must_use]
     pub fn hash(&self) -> Hash {
         let commits: Vec<Hash> = self.commits.iter().map(Stored::hash).collect();
-        Hash::of(format!("{commits:?} {:?} {:?}", self.ledger, self.counts).as_bytes())
+        Hash::of(format!("{commits:?} {:?} {:?} {:?}", self.ledger, self.differences, self.counts).as_bytes())
     }
 }
 

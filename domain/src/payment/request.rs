@@ -29,6 +29,12 @@ impl Operation {
         }
     }
 
+    /// Whether it gives back what was held or taken.
+    #[must_use]
+    pub fn undoes(self) -> bool {
+        matches!(self, Self::Void | Self::Refund)
+    }
+
     /// Whether it makes something new at the provider, so that doing it twice would do it twice.
     #[must_use]
     pub fn creates(self) -> bool {

@@ -222,14 +222,17 @@ fn what_was_declined_needs_no_undo() {
 #[test]
 fn f06_a_refused_undo_is_asked_for_again_with_another_key() {
     let asked = of_captured().when(Command::Undo { at: NOW }).then([refund_requested("refund", 1000)]);
-    let first_key = key(&asked);
-    let again = asked.when(refused(Operation::Refund, 0)).then([Event::UndoRefused {
+    let (first_key, later) = (key(&asked), NOW + Duration::hours(49));
+    let no = Outcome::Refused { reason: "no".into(), again_at: later };
+    let again = asked.when(record(Operation::Refund, 0, no)).then([Event::UndoRefused {
         operation: Operation::Refund,
         attempt: 1,
         reason: "no".into(),
-        again_at: NOW,
+        again_at: later,
     }]);
     assert_ne!(key(&again), first_key);
+    let asked_at = again.state().open_request(ORDER).expect("open").open.asked_at;
+    assert_eq!(asked_at, Some(later), "it is another request, and as young as that");
     again
         .when(refused(Operation::Refund, 0))
         .then_nothing()

@@ -180,13 +180,13 @@ async fn who_is_declined_at_the_first_try_hears_so_at_once() {
 
 #[tokio::test]
 async fn what_may_have_been_done_is_refused_once_the_books_have_had_their_time() {
-    let young = chrono::Duration::seconds(59);
+    let young = MINUTE * 2 - chrono::Duration::seconds(1);
     for operation in [Operation::Authorize, Operation::Refund] {
         for (attempt, is_first) in [(0, false), (1, true), (5, false)] {
             let refuses = Provider { refuses: true, ..Provider::default() };
             let (outcome, _) = settled(&refuses, &request(operation, attempt, young), is_first).await;
             assert!(is_unknown(&outcome, false), "{operation:?}, {attempt}: {outcome:?}");
-            let (outcome, _) = settled(&refuses, &request(operation, attempt, MINUTE * 2), is_first).await;
+            let (outcome, _) = settled(&refuses, &request(operation, attempt, MINUTE * 3), is_first).await;
             assert!(is_refused(&outcome), "{operation:?}, {attempt}: {outcome:?}");
         }
     }
