@@ -269,27 +269,31 @@ async fn check_out_all(shop: &Instance, carts: Vec<String>) {
     buyers.join_all().await;
 }
 
-/// What an order costs while many others wait in the sagas: confirmed, and not shipped.
+/// What an order costs while many others wait in the sagas (confirmed, and not shipped); and with few of them, before
+/// that and after, for these machines get faster and slower by themselves.
 async fn open_sagas(plan: &Plan, report: &mut Report) {
     let figure = Figure { group: GROUP, name: "open-sagas", unit: "ms", target: Target::RatioAtMost(1.2) };
-    let open: u64 = if plan.quick { 10_000 } else { 100_000 };
+    let before = with_open(plan, 100).await;
+    let many = with_open(plan, if plan.quick { 10_000 } else { 100_000 }).await;
+    let after = with_open(plan, 100).await;
+    report.note(&figure, &[(many, Some(before)), (many, Some(after))]);
+}
+
+/// Milliseconds that an order takes at saturation in a new shop, once so many are open.
+async fn with_open(plan: &Plan, open: u64) -> f64 {
     let servers = Servers::start().await;
     let shop = shop(&servers).await;
-    let per_order = |load: &Load| load.took.as_secs_f64() * 1e3 / load.answered as f64;
-    saturate(&shop, Until::Answered(100)).await;
-    let few = per_order(&saturate(&shop, Until::Elapsed(plan.round())).await);
-    let memory_before_mb = shop.memory_mb();
-    let so_far = saturate(&shop, Until::Answered(open)).await;
-    let memory_after_mb = shop.memory_mb();
-    let many = per_order(&saturate(&shop, Until::Elapsed(plan.round())).await);
-    report.note(&figure, &[(many, Some(few))]);
+    let opened = saturate(&shop, Until::Answered(open)).await;
     println!(
-        "      {} orders were opened in {:.0} s; the process had {memory_before_mb:.0} MB before them, and {memory_after_mb:.0} MB after",
-        so_far.answered,
-        so_far.took.as_secs_f64()
+        "      {} orders were opened in {:.0} s; the process has {:.0} MB",
+        opened.answered,
+        opened.took.as_secs_f64(),
+        shop.memory_mb()
     );
+    let load = saturate(&shop, Until::Elapsed(plan.round())).await;
     shop.stop().await;
     servers.stop().await;
+    load.took.as_secs_f64() * 1e3 / load.answered as f64
 }
 
 /// A real basket of 1,114 lines beside one of 10.

@@ -18,7 +18,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// The busier the machine, the longer that takes, and the more who wait shall share one look, for each wakes all
 /// of them: it rests this many times as long as the last one took, up to a limit.
-const POLL_PART: u32 = 4;
+const POLL_PART: u32 = 2;
 const POLL_INTERVAL_MAX: Duration = Duration::from_millis(40);
 
 /// How often it is read when nobody waits. A read model that nobody asks for any more is kept for
