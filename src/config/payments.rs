@@ -41,6 +41,10 @@ pub struct Payments {
     /// looked up before and after.
     #[arg(long, env = "CARTULARY_PAYMENT_REVIEW_AFTER_S", default_value_t = 3_600)]
     pub payment_review_after_s: u32,
+    /// Seconds after which what a request made is in a payment provider's books, if it made anything. So long, a
+    /// refund that is refused when it is asked for again may have been made.
+    #[arg(long, env = "CARTULARY_PAYMENT_BOOKS_LAG_S", default_value_t = 120)]
+    pub payment_books_lag_s: u32,
     /// Seconds between two comparisons of the payment providers' books with the log.
     #[arg(long, env = "CARTULARY_RECONCILE_INTERVAL_S", default_value_t = 3_600,
         value_parser = clap::value_parser!(u64).range(1..))]
@@ -86,8 +90,10 @@ impl Payments {
     }
 
     pub fn patience(&self) -> sagas::Patience {
-        let review_after = chrono::Duration::seconds(i64::from(self.payment_review_after_s));
-        sagas::Patience { review_after, ..sagas::Patience::default() }
+        let seconds = |seconds: u32| chrono::Duration::seconds(i64::from(seconds));
+        let (review_after, books_lag) =
+            (seconds(self.payment_review_after_s), seconds(self.payment_books_lag_s));
+        sagas::Patience { review_after, books_lag, ..sagas::Patience::default() }
     }
 
     pub fn reconciliation(&self) -> sagas::reconcile::Settings {

@@ -55,7 +55,7 @@ struct Death {
 
 impl World {
     async fn sagas(&self, story: Story, environment: &[(&str, &str)]) -> Roles {
-        let arguments = [&["sagas"], story.flags()].concat();
+        let arguments = [&["sagas", "--payment-books-lag-s", "2"], story.flags()].concat();
         self.roles(&arguments, environment).await
     }
 
