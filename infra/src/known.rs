@@ -1,8 +1,8 @@
 //! Answers that are known to be true still: the log tells when what they are about changes.
 //!
-//! An answer is read once, from the database or from the log itself, at some position of the log. As long as the log has nothing
-//! new about its subject, the answer is true at every later position, and is given with the last one that
-//! was looked at. So it is never older than it says, and mostly newer than the database would be; but for
+//! An answer is read once, from the database or from the log itself, at some position of the log. As long as the
+//! log has nothing new about its subject, the answer is true at every later position, and is given with the last
+//! one that was looked at. So it is never older than it says, and mostly newer than the database would be; but for
 //! what is done to the tables without a word in the log (a dead letter that is applied late, a change by hand),
 //! which shows after some seconds.
 
