@@ -1,7 +1,7 @@
 # What the README and the continuous integration call.
 
 .DEFAULT_GOAL := help
-.PHONY: help run servers build demo test sim soak check bench
+.PHONY: help run servers build demo test sim rows soak check bench
 
 CARTULARY := target/release/cartulary
 
@@ -28,6 +28,9 @@ test: servers ## Run every test
 
 sim: ## Simulated checkouts in which everything goes wrong (SEEDS=20000 or SEEDS=900000..920000)
 	@SEEDS="$(SEEDS)" cargo test --locked --profile sim --package simulation -- f05_every --nocapture
+
+rows: servers ## Some of them through the projections and Postgres, with workers that die (SEEDS=1000)
+	@SEEDS="$(SEEDS)" cargo test --locked --workspace $(FAIL_POINTS) --test system -- histories::rows --nocapture
 
 soak: servers ## Kills, power cuts, full disks and lost connections under load (MINUTES=10 for each, ONLY=row_02)
 	@SOAK_MINUTES="$(MINUTES)" cargo test --locked --workspace $(FAIL_POINTS) --test system -- \

@@ -14,7 +14,7 @@ use infra::feed::Entry;
 use infra::log::{Append, EventLog, Expected, MemoryLog, Message, Stored};
 use infra::read_models;
 use projections::projection::{Happened, Projection};
-use simulation::checkouts;
+use simulation::{checkouts, seeds};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 
@@ -24,7 +24,11 @@ use process::{Counts, Fate, Fates, Mutant, Process};
 /// Histories at a time: each has some thirty connections.
 const AT_A_TIME: usize = 2;
 
+/// So many, if no others are wanted.
 const SEEDS: u64 = 16;
+
+/// Who tries many is told how far it is.
+const TOLD_EVERY: usize = 50;
 
 /// A worker that is away is missed after seconds, and nothing takes longer than that.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -89,6 +93,10 @@ impl Scene {
                     .bind(&reader)
                     .fetch_one(&mut *snapshot)
                     .await?;
+            assert!(
+                last.cast_unsigned() <= self.log.end().await.expect("an end"),
+                "{reader} is ahead of the log"
+            );
             if first == last {
                 let rows = rows(projection.as_ref(), &reader, &mut snapshot).await?;
                 found.push((projection, first.cast_unsigned(), rows));
@@ -277,15 +285,21 @@ async fn held_against_the_log(seed: u64, mutant: Mutant, limit: Duration, counts
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_are_what_the_log_makes_of_them_whoever_dies_or_sleeps() {
-    let counts = Counts::default();
-    let outcomes = stream::iter(0..SEEDS)
+    let (counts, seeds) = (Counts::default(), seeds::wanted().unwrap_or(0..SEEDS));
+    let outcomes = stream::iter(seeds.clone())
         .map(|seed| tokio::spawn(held_against_the_log(seed, Mutant::None, LIMIT, counts.clone())));
-    let outcomes: Vec<_> = outcomes.buffer_unordered(AT_A_TIME).collect().await;
-    for outcome in outcomes {
+    let mut outcomes = std::pin::pin!(outcomes.buffer_unordered(AT_A_TIME).enumerate());
+    while let Some((number, outcome)) = outcomes.next().await {
         outcome.expect("no panic").unwrap_or_else(|reason| panic!("{reason}"));
+        if number > 0 && number % TOLD_EVERY == 0 {
+            eprintln!("{number} of {} seeds", seeds.end - seeds.start);
+        }
     }
     let seen = counts.all();
-    println!("{SEEDS} seeds: {seen:?}");
+    println!("seeds {seeds:?}: {seen:?}");
+    if seeds.end - seeds.start < SEEDS {
+        return;
+    }
     // A campaign that missed one of them proves nothing.
     for what in ["resume in mid-batch", "a stale worker is fenced", "rows are looked at"] {
         assert!(seen.get(what).is_some_and(|times| *times >= 5), "{what}: {seen:?}");

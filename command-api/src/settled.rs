@@ -132,6 +132,7 @@ impl Settled {
             Event::Confirmed {} => Status::Confirmed,
             Event::Cancelled { reason } => Status::Cancelled(*reason),
             Event::CancellationRequested {}
+            | Event::CancellationBegun { .. }
             | Event::Shipped { .. }
             | Event::GoodsReturned { .. }
             | Event::RefundRequested { .. }

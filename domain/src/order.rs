@@ -5,6 +5,7 @@
 //! | Place               | Placed                |                                               |
 //! | Confirm             | Confirmed             |                                               |
 //! | RequestCancellation | CancellationRequested | unknown, shipped, or cancelled for another reason |
+//! | BeginCancellation   | CancellationBegun     |                                               |
 //! | Cancel              | Cancelled             |                                               |
 //! | Ship                | Shipped               | not confirmed, to be cancelled, or not so much is left |
 //! | Return              | GoodsReturned, and RefundRequested | not so much was shipped, or more than was paid |
@@ -16,6 +17,8 @@
 //!
 //! The checkout saga places, confirms and cancels; a command of its that comes too late (a
 //! confirmation after a request to cancel) has no events, because what overtook it is in the log.
+//! It takes nothing back that may be shipped before the order says that it won't be: of a parcel that goes and an
+//! order that is to be cancelled, the one that is recorded first counts.
 //!
 //! An imported order is a record of what happened in another shop: no saga follows it. Where only its
 //! return is known, because it was placed before the record begins, it has no lines.
@@ -45,14 +48,14 @@ pub use import::{Customer, Import, LINES_MAX, Reversal};
 
 pub const CATEGORY: &str = "order";
 
-/// Invariant: placed → confirmed → cancelled or placed → cancelled, never back; once a
-/// cancellation is requested, it is not confirmed any more. Of an imported order with lines, no more
+/// Invariant: placed → confirmed → cancelled or placed → cancelled, never back; once it
+/// is to be cancelled, it is neither confirmed nor shipped any more. Of an imported order with lines, no more
 /// is given back than was paid; of any other, no more is shipped than was ordered, no more comes back than was
 /// shipped, and no more money is asked back than the total. What is shipped is not cancelled.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Order {
     status: Option<Status>,
-    cancellation_requested: bool,
+    is_to_be_cancelled: bool,
     /// What has not been given back, or asked back. Not of an imported order without lines.
     kept: Option<Money>,
     fulfilment: Fulfilment,
@@ -115,14 +118,29 @@ pub struct Line {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
-    Place { cart_id: CartId, lines: Vec<Line>, total: Money, totals: Option<Totals>, buyer: Buyer },
+    Place {
+        cart_id: CartId,
+        lines: Vec<Line>,
+        total: Money,
+        totals: Option<Totals>,
+        buyer: Buyer,
+    },
     Confirm,
     RequestCancellation,
-    Cancel { reason: Reason },
+    /// Nothing may be shipped from here on, unless something is already.
+    BeginCancellation {
+        reason: Reason,
+    },
+    Cancel {
+        reason: Reason,
+    },
     Ship(ShipmentAsked),
     Return(ReturnAsked),
     Refund(RefundAsked),
-    FailRefund { refund_id: Uuid, reason: String },
+    FailRefund {
+        refund_id: Uuid,
+        reason: String,
+    },
     Import(Import),
     ImportReturn(Reversal),
     ImportRefund(Reversal),
@@ -148,6 +166,9 @@ pub enum Event {
     Confirmed {},
     #[serde(rename = "order.cancellation_requested")]
     CancellationRequested {},
+    /// The shop takes it back.
+    #[serde(rename = "order.cancellation_begun")]
+    CancellationBegun { reason: Reason },
     #[serde(rename = "order.cancelled")]
     Cancelled { reason: Reason },
     #[serde(rename = "order.imported")]
@@ -228,6 +249,7 @@ impl Aggregate for Order {
             }
             Command::Confirm => Ok(self.confirm()),
             Command::RequestCancellation => self.request_cancellation(),
+            Command::BeginCancellation { reason } => Ok(self.begin_cancellation(reason)),
             Command::Cancel { reason } => Ok(self.cancel(reason)),
             Command::Ship(asked) => self.ship(asked),
             Command::Return(asked) => self.take_back(asked),
@@ -251,7 +273,9 @@ impl Aggregate for Order {
                 self.fulfilment.placed(lines, totals.as_ref());
             }
             Event::Confirmed {} => self.status = Some(Status::Confirmed),
-            Event::CancellationRequested {} => self.cancellation_requested = true,
+            Event::CancellationRequested {} | Event::CancellationBegun { .. } => {
+                self.is_to_be_cancelled = true;
+            }
             Event::Cancelled { reason } => self.status = Some(Status::Cancelled(*reason)),
             Event::Shipped { lines, .. } => self.fulfilment.shipped(lines),
             Event::GoodsReturned { lines, .. } => self.fulfilment.returned(lines),
@@ -297,7 +321,7 @@ impl Order {
     }
 
     fn confirm(&self) -> Vec<Event> {
-        if self.status == Some(Status::Pending) && !self.cancellation_requested {
+        if self.status == Some(Status::Pending) && !self.is_to_be_cancelled {
             return vec![Event::Confirmed {}];
         }
         Vec::new()
@@ -310,9 +334,17 @@ impl Order {
             Some(Status::Cancelled(reason)) => Err(Error::Cancelled(reason)),
             Some(Status::Imported) => Err(Error::Imported),
             Some(Status::Confirmed) if self.fulfilment.is_begun() => Err(Error::Shipped),
-            Some(Status::Pending | Status::Confirmed) if self.cancellation_requested => Ok(Vec::new()),
+            Some(Status::Pending | Status::Confirmed) if self.is_to_be_cancelled => Ok(Vec::new()),
             Some(Status::Pending | Status::Confirmed) => Ok(vec![Event::CancellationRequested {}]),
         }
+    }
+
+    fn begin_cancellation(&self, reason: Reason) -> Vec<Event> {
+        let is_open = matches!(self.status, Some(Status::Pending | Status::Confirmed));
+        if is_open && !self.is_to_be_cancelled && !self.fulfilment.is_begun() {
+            return vec![Event::CancellationBegun { reason }];
+        }
+        Vec::new()
     }
 
     fn cancel(&self, reason: Reason) -> Vec<Event> {

@@ -33,7 +33,7 @@ const DETAILS: &[&str] =
     &["sku", "title", "description", "brand", "category", "attributes", "images", "gtins", "price"];
 
 /// In the order of the aggregates' tables.
-const SHOWN: [Shown; 55] = [
+const SHOWN: [Shown; 56] = [
     Shown("product.created", DETAILS, None),
     Shown("product.changed", DETAILS, None),
     Shown("product.price_changed", &["price", "was"], None),
@@ -56,6 +56,7 @@ const SHOWN: [Shown; 55] = [
     Shown("order.placed", &["cart_id", "lines", "total", "totals", "country"], Some(PLACED)),
     Shown("order.confirmed", &[], Some(&[])),
     Shown("order.cancellation_requested", &[], Some(&[])),
+    Shown("order.cancellation_begun", &["reason"], Some(&["reason"])),
     Shown("order.cancelled", &["reason"], Some(&["reason"])),
     Shown("order.shipped", SHIPPED, Some(PARCEL)),
     Shown("order.goods_returned", &["return_id", "lines", "reason"], Some(&["lines"])),

@@ -16,7 +16,8 @@ pub fn current(kind: &str) -> Option<u32> {
         "stock.dispatched" => 1,
         "cart.created" | "cart.line_set" | "cart.line_removed" | "cart.quoted" | "cart.checked_out"
         | "cart.reopened" => 1,
-        "order.confirmed" | "order.cancellation_requested" | "order.cancelled" => 1,
+        "order.confirmed" | "order.cancellation_requested" => 1,
+        "order.cancellation_begun" | "order.cancelled" => 1,
         "order.shipped" | "order.goods_returned" | "order.refund_requested" | "order.refund_failed" => 1,
         "order.imported" | "order.returned" | "order.refunded" => 1,
         "payment.authorization_requested" | "payment.authorized" | "payment.declined" => 1,

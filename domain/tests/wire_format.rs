@@ -151,6 +151,7 @@ fn order_events() -> Vec<order::Event> {
         placed(Some(totals())),
         order::Event::Confirmed {},
         order::Event::CancellationRequested {},
+        order::Event::CancellationBegun { reason: Reason::NotShipped },
         order::Event::Cancelled { reason: Reason::OutOfStock },
         order::Event::Cancelled { reason: Reason::PaymentDeclined },
         order::Event::Cancelled { reason: Reason::PaymentTimedOut },

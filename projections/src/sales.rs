@@ -246,7 +246,9 @@ impl SalesWriter {
             // It was counted when it was asked for.
             order::Event::RefundFailed { amount, .. } => self.refunded(id, day, *amount, -1),
             order::Event::GoodsReturned { lines, .. } => self.came_back(id, day, lines),
-            order::Event::Shipped { .. } | order::Event::CancellationRequested {} => {}
+            order::Event::Shipped { .. }
+            | order::Event::CancellationRequested {}
+            | order::Event::CancellationBegun { .. } => {}
         }
     }
 

@@ -15,7 +15,8 @@
 //! | a line refused, payment declined or given up, a deadline, a request to cancel, an operator | everything above, backwards | |
 //!
 //! Undo goes backwards and waits for each step: first the money, then the stock, then the cart is
-//! open again, and last the order is cancelled; who sees it cancelled finds nothing held. Only if the
+//! open again, and last the order is cancelled; who sees it cancelled finds nothing held. What may be shipped is
+//! taken back only after the order has said that it will not be any more (`order::BeginCancellation`). Only if the
 //! provider does not say what became of the money, nobody waits for that: the payment sees to it alone.
 //!
 //! Each stage that waits has a deadline. One timer serves them all: it is moved only when it fires too early,
@@ -58,6 +59,8 @@ pub struct Checkout {
     /// The buyer had to do something for the payment: there is time for that once.
     challenged: bool,
     shipped: Shipped,
+    /// Why it is to go backwards, unless goods are shipped by then.
+    withdrawal: Option<Reason>,
     reason: Option<Reason>,
     /// Until when the stage may last, and which firing of the timer says so.
     deadline: Option<DateTime<Utc>>,
@@ -227,6 +230,9 @@ pub enum Event {
     Completed {},
     #[serde(rename = "checkout.abandoned")]
     Abandoned { reason: String },
+    /// Something went wrong, and goods may be on their way: whether it goes backwards, the order says.
+    #[serde(rename = "checkout.withdrawal_begun")]
+    WithdrawalBegun { reason: Reason },
     #[serde(rename = "checkout.failed")]
     Failed { reason: Reason },
     #[serde(rename = "checkout.payment_undo_begun")]
@@ -352,7 +358,9 @@ impl Aggregate for Checkout {
                 self.generation = *generation;
                 self.stage = Stage::Shipping;
             }
+            Event::WithdrawalBegun { reason } => self.withdrawal = Some(*reason),
             Event::GoodsShipped { shipment_id, is_last } => {
+                self.withdrawal = None;
                 self.seen.insert(*shipment_id);
                 self.shipped = if *is_last { Shipped::All } else { Shipped::Some };
             }
@@ -370,6 +378,7 @@ impl Aggregate for Checkout {
                 self.seen.insert(failed(*refund_id));
             }
             Event::Failed { reason } => {
+                self.withdrawal = None;
                 self.reason = Some(*reason);
                 self.deadline = None;
             }
@@ -396,6 +405,11 @@ impl Checkout {
 
     fn is_held_for_less_than_to_be_paid(&self) -> bool {
         self.quote.as_ref().is_some_and(|quote| quote.hold_until.is_some())
+    }
+
+    /// The order may be confirmed, and so shipped by whoever packs it.
+    fn may_be_shipped(&self) -> bool {
+        self.confirmed || self.stage == Stage::Confirming
     }
 
     /// The buyer or the shop can still have something done about it.

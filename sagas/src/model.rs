@@ -21,6 +21,7 @@ struct Left {
     crashes: u8,
     cancellations: u8,
     deadlines: u8,
+    shipments: u8,
 }
 
 #[derive(Debug, Clone)]
@@ -49,6 +50,7 @@ enum Step {
     Deal { who: usize, saga: Saga, dies_at: Option<usize>, trouble: Trouble },
     Fire { who: usize, timer: &'static str },
     Cancel { who: usize },
+    Ship { who: usize },
 }
 
 /// A shop with one unit, and two who want it.
@@ -88,6 +90,9 @@ impl Model for Shop {
             if left.cancellations > 0 && case.order.status().is_some() {
                 steps.push(Step::Cancel { who });
             }
+            if left.shipments > 0 && case.order.status() == Some(order::Status::Confirmed) {
+                steps.push(Step::Ship { who });
+            }
         }
     }
 
@@ -106,6 +111,10 @@ impl Model for Shop {
             Step::Cancel { who } => {
                 next.left.cancellations -= 1;
                 next.world.cases[who].ask(order::Command::RequestCancellation);
+            }
+            Step::Ship { who } => {
+                next.left.shipments -= 1;
+                next.world.cases[who].ships();
             }
         }
         Some(next)
@@ -126,6 +135,9 @@ impl Model for Shop {
                     |case: &world::Case| matches!(case.order.status(), Some(order::Status::Cancelled(_)));
                 !world.cases.iter().all(cancelled) || world.shelf.held() == 0
             }),
+            Property::always("what is shipped is not taken back", |_, Moment { world, .. }: &Moment| {
+                world.cases.iter().all(|case| !case.is_taken_back() || !case.order.fulfilment().is_begun())
+            }),
             Property::always("every way ends well", |shop: &Self, moment: &Moment| {
                 let mut steps = Vec::new();
                 shop.actions(moment, &mut steps);
@@ -137,6 +149,14 @@ impl Model for Shop {
             Property::sometimes("it is sold", |_, moment: &Moment| {
                 moment.world.cases.iter().any(|case| case.ledger.kept() > 0 && case.is_over())
             }),
+            Property::sometimes("it is shipped", |shop: &Self, moment: &Moment| {
+                shop.left.shipments == 0
+                    || moment
+                        .world
+                        .cases
+                        .iter()
+                        .any(|case| case.order.fulfilment().is_begun() && case.is_over())
+            }),
             Property::sometimes("money comes back", |_, moment: &Moment| {
                 moment.world.cases.iter().any(|case| case.ledger.captured > 0 && case.ledger.kept() == 0)
             }),
@@ -144,8 +164,8 @@ impl Model for Shop {
     }
 }
 
-const TWO: Left = Left { troubles: 1, crashes: 1, cancellations: 1, deadlines: 0 };
-const ONE: Left = Left { troubles: 2, crashes: 2, cancellations: 1, deadlines: 1 };
+const TWO: Left = Left { troubles: 1, crashes: 1, cancellations: 1, deadlines: 0, shipments: 0 };
+const ONE: Left = Left { troubles: 2, crashes: 2, cancellations: 1, deadlines: 1, shipments: 1 };
 
 fn check(name: &str, shop: Shop) {
     let checker = shop.checker().spawn_bfs().join();

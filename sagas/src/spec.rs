@@ -2,6 +2,7 @@
 
 pub mod story;
 
+use domain::order::Reason;
 use domain::order::Units;
 use domain::payment::Operation;
 use domain::{order, payment};
@@ -54,7 +55,8 @@ fn money_that_the_provider_takes_by_itself_is_not_waited_for() {
 #[test]
 fn what_is_not_shipped_as_long_as_it_can_be_paid_is_taken_back() {
     let mut story = Story::sold_before_it_is_paid();
-    assert_eq!(story.deadline(), ["cancel deadline", "undo"]);
+    assert_eq!(story.deadline(), ["begin_cancellation"]);
+    assert_eq!(story.is_taken_back(Reason::NotShipped), ["cancel deadline", "undo"]);
     let steps = story.happens(&payment_stream(), payment::Event::Voided {});
     assert_eq!(steps, ["return/CUP 1", "return/MUG 5"]);
     story.ends(returned, &["cancel not_shipped"]);
@@ -86,7 +88,8 @@ fn an_authorization_that_a_person_gives_up_is_not_waited_for() {
 fn a_capture_that_a_person_gives_up_is_asked_back_unless_the_goods_are_gone() {
     let mut story = Story::confirmed();
     let steps = story.happens(&payment_stream(), abandoned(Operation::Capture, None));
-    assert_eq!(steps, ["cancel deadline", "undo"]);
+    assert_eq!(steps, ["begin_cancellation"]);
+    assert_eq!(story.is_taken_back(Reason::Abandoned), ["cancel deadline", "undo"]);
     let steps = story.happens(&payment_stream(), abandoned(Operation::Void, None));
     assert_eq!(steps, ["return/CUP 1", "return/MUG 5"]);
     story.ends(returned, &["cancel abandoned"]);
@@ -110,10 +113,62 @@ fn a_refund_that_a_person_gives_up_has_failed_for_the_order() {
 #[test]
 fn a_capture_that_fails_before_the_goods_are_gone_takes_it_back() {
     let mut story = Story::confirmed();
-    assert_eq!(story.happens(&payment_stream(), capture_failed()), ["cancel deadline", "undo"]);
+    assert_eq!(story.happens(&payment_stream(), capture_failed()), ["begin_cancellation"]);
+    assert_eq!(story.is_taken_back(Reason::PaymentDeclined), ["cancel deadline", "undo"]);
     let steps = story.happens(&payment_stream(), payment::Event::Voided {});
     assert_eq!(steps, ["return/CUP 1", "return/MUG 5"]);
     story.ends(returned, &["cancel payment_declined"]);
+}
+
+#[test]
+fn goods_that_go_while_a_capture_fails_are_not_taken_back() {
+    let mut story = Story::confirmed();
+    assert_eq!(story.deadline(), ["begin_cancellation"]);
+    assert!(story.deadline_fires().is_empty());
+    assert!(
+        story.happens(&order_stream(), shipped(1, false)).is_empty(),
+        "the order says that it was too late"
+    );
+    assert_eq!(story.stage(), "capture_stuck");
+    assert_eq!(story.happens(&payment_stream(), captured()), ["set deadline"]);
+    assert_eq!(story.happens(&order_stream(), shipped(2, true)), ["cancel deadline"]);
+    assert_eq!(story.stage(), "completed");
+}
+
+#[test]
+fn goods_that_go_in_the_last_moment_are_paid() {
+    let mut story = Story::sold_before_it_is_paid();
+    assert_eq!(story.deadline(), ["begin_cancellation"]);
+    let steps = story.happens(&order_stream(), shipped(1, true));
+    assert_eq!(steps, ["set deadline", "capture", "sell/CUP", "sell/MUG"]);
+    story.happens(&payment_stream(), captured());
+    assert_eq!(story.stage(), "completed");
+}
+
+#[test]
+fn a_payment_that_is_gone_before_the_confirmation_is_known_takes_the_order_back() {
+    let mut story = Story::authorized();
+    assert_eq!(story.happens(&payment_stream(), payment::Event::Voided {}), ["begin_cancellation"]);
+    let steps = story.happens(&order_stream(), order::Event::Confirmed {});
+    assert_eq!(steps, ["set deadline", "capture", "sell/CUP", "sell/MUG"]);
+    let steps = story.is_taken_back(Reason::PaymentTimedOut);
+    assert_eq!(steps, ["cancel deadline", "return/CUP 1", "return/MUG 5"]);
+    story.ends(returned, &["cancel payment_timed_out"]);
+}
+
+#[test]
+fn money_that_comes_while_the_order_is_asked_is_given_back_or_kept() {
+    for is_shipped in [false, true] {
+        let mut story = Story::confirmed();
+        assert_eq!(story.deadline(), ["begin_cancellation"]);
+        assert_eq!(story.happens(&payment_stream(), captured()), ["set deadline"], "the last one has fired");
+        if is_shipped {
+            assert_eq!(story.happens(&order_stream(), shipped(1, true)), ["cancel deadline"]);
+            assert_eq!(story.stage(), "completed");
+        } else {
+            assert_eq!(story.is_taken_back(Reason::PaymentTimedOut), ["cancel deadline", "undo"]);
+        }
+    }
 }
 
 #[test]

@@ -57,6 +57,7 @@ fn all() -> Vec<Event> {
         Event::Failed { reason: Reason::ReservationTimedOut },
         Event::Failed { reason: Reason::PaymentMismatch },
         Event::Failed { reason: Reason::NotShipped },
+        Event::WithdrawalBegun { reason: Reason::PaymentTimedOut },
     ]
 }
 

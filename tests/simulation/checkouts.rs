@@ -5,14 +5,16 @@ mod accountant;
 mod buyers;
 mod checks;
 mod clerk;
+mod client;
 mod hearsay;
 mod liar;
 mod naps;
+mod outages;
 mod provider;
 mod timers;
 mod world;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -22,10 +24,10 @@ use domain::cart::{self, AskQuote, CheckOut, Offer, PaymentMethod};
 use domain::commit::Hash;
 use domain::order;
 use domain::payment::Payment;
-use domain::{Aggregate, CartId, CommandId, Money, OrderId, QuoteId, Sku, stock};
+use domain::{Aggregate, CartId, Money, OrderId, QuoteId, Sku, stock};
 use futures_util::FutureExt;
 use infra::clock::Clock;
-use infra::execute::{self, Error, Executor, Executors, Request};
+use infra::execute::{self, Executor, Executors};
 use infra::feed::Feed;
 use infra::log::{EventLog, MemoryLog, Stored};
 use infra::payment::{PaymentProvider, Providers, signal, signal_about};
@@ -37,18 +39,21 @@ use sagas::{Checkout, Following, Index, Sagas};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
+use crate::answers::Answers;
 use crate::faulty_log::{Call, Fault, FaultyLog, Plan};
 use crate::mutants::{self, Hasty, Mutated};
 use crate::shop::{buyer, terms};
 use buyers::buy;
+use client::{Client, Desk};
 use hearsay::Hearsay;
 use liar::Liar;
 use naps::{Nap, Sleepy};
+use outages::Outages;
 use provider::Provider;
 use timers::SimulatedTimers;
 use world::World;
 
-pub use checks::{all_is_well, branches, line};
+pub use checks::{all_is_well, branches, is_a_log, line};
 pub use provider::Booked;
 
 /// What is done wrong.
@@ -81,6 +86,8 @@ pub enum Mutant {
     AmountIgnored,
     /// What is looked up is another order's payment.
     AnothersPayment,
+    /// Nobody looks up what became of a request.
+    NotLookedUp,
     /// Nobody reads what the provider lists.
     BooksUnread,
     /// Some of what happened is never told.
@@ -98,7 +105,7 @@ pub enum Mutant {
 }
 
 impl Mutant {
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::NewKeyOnRetry,
         Self::UndoSkipped,
         Self::AcknowledgedEarly,
@@ -112,6 +119,7 @@ impl Mutant {
         Self::AnswerInvented,
         Self::AmountIgnored,
         Self::AnothersPayment,
+        Self::NotLookedUp,
         Self::BooksUnread,
         Self::InputLost,
         Self::OutOfOrder,
@@ -152,6 +160,8 @@ pub struct History {
     pub forgets_keys: bool,
     /// Where both books differ in the end, as the reconciliation has it, and once more when it has repaired that.
     pub differences: [Vec<String>; 2],
+    /// What clients were told.
+    pub answers: Answers,
     /// How often what does not show in them has happened.
     pub counts: BTreeMap<&'static str, usize>,
 }
@@ -184,40 +194,6 @@ const TOKENS: [&str; 9] = [
 
 fn gbp(amount: i64) -> Money {
     Money::new(amount, "GBP".parse().expect("a currency"))
-}
-
-/// The same step of the same client is the same command.
-fn request(client: u128, step: &str) -> Request {
-    let command_id = CommandId(Uuid::new_v5(&Uuid::from_u128(client), step.as_bytes()));
-    Request {
-        command_id,
-        hash: Hash::of(step.as_bytes()),
-        actor: "buyer".into(),
-        correlation: command_id,
-        causation: None,
-        trace_parent: None,
-        expected_version: None,
-        occurred_at: None,
-    }
-}
-
-/// Gives a command until it is known what became of it; false, if it was refused.
-async fn insist<A: Aggregate>(
-    executor: &Executor<A>,
-    id: impl std::fmt::Display + Copy,
-    request: &Request,
-    command: A::Command,
-) -> bool
-where
-    A::Command: Clone,
-{
-    loop {
-        match executor.execute(id, request, command.clone()).await {
-            Ok(_) => return true,
-            Err(Error::Refused(_)) => return false,
-            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-        }
-    }
 }
 
 /// The checkouts and payments as the log has them.
@@ -257,22 +233,25 @@ impl Ends {
 async fn history(seed: u64, mutant: Mutant) -> History {
     let mut random = fastrand::Rng::with_seed(seed);
     let world = Arc::new(World::new(seed, mutant, &mut random));
-    let shop = world.process(random.fork(), &Nap::default()).shop;
+    let shops = [(); 2].map(|()| world.process(random.fork(), &Nap::default()).shop);
+    let desk = Desk::new(shops, random.fork(), world.counts.clone());
     for (sku, number) in SKUS.into_iter().zip(0..) {
         let quantity = random.u32(2..12);
         let receive = stock::Command::Receive { quantity };
-        assert!(insist(&shop.stock, sku, &request(number, "receive"), receive).await);
+        assert!(desk.client(number).insist(|shop| &shop.stock, sku, "receive", receive).await);
     }
-    let restock = clerk::restocks(shop.clone(), random.fork());
+    let restock = clerk::restocks(desk.clone(), random.fork());
     let mut processes = JoinSet::new();
     for _ in 0..random.usize(1..=3) {
         processes.spawn(world.clone().saga_process(random.fork()));
     }
     let mut buyers: JoinSet<()> =
-        (0..BUYERS).map(|client| buy(100 + client, shop.clone(), random.fork())).collect();
+        (100..100 + BUYERS).map(|number| buy(number, desk.client(number), random.fork())).collect();
     buyers.spawn(restock);
     processes.spawn(world.clone().signals(random.fork()));
     processes.spawn(world.clone().jumps(random.fork()));
+    processes.spawn(world.clone().rash_operator(random.fork()));
+    processes.spawn(clerk::ships_in_the_last_moment(world.memory.clone(), desk.clone(), random.fork()));
     // What it repairs is not seen to be right without it.
     if random.bool() {
         processes.spawn(world.clone().reconciliation(random.fork()));
@@ -282,9 +261,8 @@ async fn history(seed: u64, mutant: Mutant) -> History {
     }
     tokio::time::sleep(Duration::from_secs(random.u64(0..120))).await;
     world.calm.0.store(true, Ordering::Relaxed);
-    let (orders, shipping) =
-        ((0..BUYERS).map(|client| OrderId(Uuid::from_u128(2_100 + client))), shop.clone());
-    processes.spawn(clerk::ships_all(orders.collect(), shipping));
+    let orders = (0..BUYERS).map(|client| OrderId(Uuid::from_u128(2_100 + client)));
+    processes.spawn(clerk::ships_all(orders.collect(), desk.clone()));
     processes.spawn(world.clone().operator(random.fork()));
     let (began, mut ends) = (tokio::time::Instant::now(), Ends::default());
     while !ends.all_are_over(&world.memory).await && began.elapsed() < LIMIT {
@@ -300,13 +278,14 @@ async fn history(seed: u64, mutant: Mutant) -> History {
         ended.unwrap_or_else(|error| panic!("seed {}: a process died: {error}", world.seed));
     }
     processes.shutdown().await;
+    let answers = desk.closed().await;
     let mut commits = Vec::new();
     for position in 1..=world.memory.end().await.expect("an end") {
         commits.push(world.memory.read(position).await.expect("readable").expect("there"));
     }
     let ledger = world.provider.ledger.lock().expect("no panic").values().cloned().collect();
     let counts = world.counts.0.lock().expect("no panic").clone();
-    History { commits, ledger, forgets_keys: world.provider.forgets_keys, differences, counts }
+    History { commits, ledger, forgets_keys: world.provider.forgets_keys, differences, answers, counts }
 }
 
 /// The seed's history, always the same.

@@ -2,8 +2,10 @@
 //!
 //! A package of its own: it runs by the thousand, and is optimised for that as nothing else of the tests is.
 
+pub mod answers;
 pub mod checkouts;
 pub mod faulty_log;
 pub mod mutants;
+pub mod seeds;
 pub mod shop;
 pub mod stock;

@@ -79,6 +79,32 @@ fn a_confirmed_order_can_be_cancelled() {
 }
 
 #[test]
+fn what_the_shop_takes_back_is_not_shipped_and_what_is_shipped_is_not_taken_back() {
+    let reason = Reason::PaymentTimedOut;
+    let begun = Event::CancellationBegun { reason };
+    given::<Order>([placed(), Event::Confirmed {}])
+        .when(Command::BeginCancellation { reason })
+        .then([begun.clone()])
+        .when(ship(FIRST, vec![]))
+        .then_refused(Error::NotConfirmed);
+    given::<Order>([placed(), Event::Confirmed {}, begun])
+        .when(Command::BeginCancellation { reason: Reason::Abandoned })
+        .then_nothing()
+        .when(Command::RequestCancellation)
+        .then_nothing()
+        .when(Command::Cancel { reason })
+        .then([Event::Cancelled { reason }])
+        .when(Command::BeginCancellation { reason })
+        .then_nothing();
+    given::<Order>([placed(), Event::Confirmed {}, shipped(FIRST, 1, false)])
+        .when(Command::BeginCancellation { reason })
+        .then_nothing();
+    given::<Order>([placed(), Event::Confirmed {}, Event::CancellationRequested {}])
+        .when(Command::BeginCancellation { reason })
+        .then_nothing();
+}
+
+#[test]
 fn what_is_cancelled_stays_cancelled() {
     let reason = Reason::OutOfStock;
     given::<Order>([placed(), Event::Cancelled { reason }])

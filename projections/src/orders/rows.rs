@@ -244,6 +244,7 @@ impl Row {
                 self.placed_at = at;
             }
             order::Event::CancellationRequested {}
+            | order::Event::CancellationBegun { .. }
             | order::Event::RefundRequested { .. }
             | order::Event::RefundFailed { .. }
             | order::Event::Returned(_)

@@ -77,14 +77,14 @@ impl Checkout {
             Event::PaymentUndoBegun {} | Event::WrittenOff {} => {
                 vec![about.payment("undo", payment::Command::Undo { at })]
             }
+            Event::WithdrawalBegun { reason } => vec![about.begin_cancellation(*reason)],
             Event::ReleaseBegun {} if self.confirmed => {
                 about.every_line("return", &|quantity| stock::Command::Return { order_id, quantity })
             }
             Event::ReleaseBegun {} => about.every_line("release", &|_| stock::Command::Release { order_id }),
             Event::CancellationBegun {} => {
                 let reason = self.reason.unwrap_or(Reason::CancelledByBuyer);
-                let reopen = Command::Cart(quote.cart_id, cart::Command::Reopen { order_id });
-                let reopen = (!self.confirmed).then(|| Action::execute("reopen", reopen));
+                let reopen = (!self.confirmed).then(|| about.reopen());
                 let cancel = about.order("cancel", order::Command::Cancel { reason });
                 reopen.into_iter().chain([cancel]).collect()
             }
@@ -111,6 +111,15 @@ impl About<'_> {
 
     fn payment(&self, step: &str, command: payment::Command) -> Action {
         Action::execute(step, Command::Payment(self.order_id, command))
+    }
+
+    fn begin_cancellation(&self, reason: Reason) -> Action {
+        self.order("begin_cancellation", order::Command::BeginCancellation { reason })
+    }
+
+    fn reopen(&self) -> Action {
+        let order_id = self.order_id;
+        Action::execute("reopen", Command::Cart(self.quote.cart_id, cart::Command::Reopen { order_id }))
     }
 
     fn capture(&self) -> Action {

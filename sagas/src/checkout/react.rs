@@ -86,11 +86,13 @@ impl Draft {
             }
             (order::Event::Placed { .. }, Stage::Placing) => self.record(Event::ReservationBegun {}),
             (order::Event::Confirmed {}, Stage::Confirming) => self.confirmed(),
-            (order::Event::CancellationRequested {}, _) => self.fail(Reason::CancelledByBuyer),
+            (order::Event::CancellationRequested {}, _) => self.go_back(Reason::CancelledByBuyer),
+            (order::Event::CancellationBegun { reason }, _) => self.go_back(*reason),
             (order::Event::Cancelled { .. }, Stage::Cancelling) => self.record(Event::Cancelled {}),
             (order::Event::Shipped { shipment_id, is_last, .. }, _) if self.is_news(*shipment_id) => {
+                let withdrawal = self.state.withdrawal;
                 self.record(Event::GoodsShipped { shipment_id: *shipment_id, is_last: *is_last });
-                self.goods_shipped();
+                self.goods_shipped(withdrawal);
             }
             (order::Event::RefundRequested { refund_id, amount, .. }, _) if self.is_news(*refund_id) => {
                 self.record(Event::RefundBegun { refund_id: *refund_id, amount: *amount });
@@ -125,10 +127,14 @@ impl Draft {
         }
     }
 
-    fn goods_shipped(&mut self) {
-        match self.state.stage {
-            Stage::Shipping | Stage::ShipmentOverdue if !self.state.captured => self.begin_capture(),
-            Stage::Shipping | Stage::ShipmentOverdue if self.state.shipped == Shipped::All => {
+    /// They may have gone while it was to be taken back, and that is not done any more.
+    fn goods_shipped(&mut self, withdrawal: Option<Reason>) {
+        match (self.state.stage, withdrawal) {
+            (Stage::Capturing, Some(reason)) => {
+                self.record(Event::CaptureStuck { reason: reason.code().to_owned() });
+            }
+            (Stage::Shipping | Stage::ShipmentOverdue, _) if !self.state.captured => self.begin_capture(),
+            (Stage::Shipping | Stage::ShipmentOverdue, _) if self.state.shipped == Shipped::All => {
                 self.record(Event::Completed {});
             }
             _ => {}
@@ -138,9 +144,10 @@ impl Draft {
     fn captured(&mut self) {
         match self.limits.shipment {
             Some(limit) if self.state.shipped != Shipped::All => {
-                // The timer that waits for the capture is moved when it fires; if it did, it does not again.
+                // The timer that waits for the capture is moved when it fires; if it did, it does not again, and
+                // it may have if all is to be taken back.
                 let (deadline, generation) = (self.after(limit), self.state.generation);
-                let has_fired = self.state.deadline.is_none();
+                let has_fired = self.state.deadline.is_none() || self.state.withdrawal.is_some();
                 self.record(Event::ShippingBegun { is_paid: true, deadline, generation });
                 if has_fired {
                     let generation = generation.saturating_add(1);
@@ -239,7 +246,7 @@ impl Draft {
         if self.state.captured {
             return;
         }
-        if self.state.shipped == Shipped::Nothing {
+        if self.state.shipped == Shipped::Nothing && self.state.payment_open {
             self.record(Event::PaymentUndone {});
         }
         self.capture_failed(why, reason);
@@ -288,7 +295,8 @@ impl Draft {
     }
 
     pub fn abandon(&mut self, reason: String) {
-        if self.state.reason.is_some() || matches!(self.state.stage, Stage::New) {
+        let is_going_back = self.state.reason.is_some() || self.state.withdrawal.is_some();
+        if is_going_back || self.state.stage == Stage::New {
             return;
         }
         if self.state.shipped == Shipped::Nothing {
@@ -304,8 +312,17 @@ impl Draft {
         }
     }
 
-    /// From here on it goes backwards. Only the first reason counts.
+    /// It is to go backwards: at once, or when the order has said that nothing is shipped any more.
     fn fail(&mut self, reason: Reason) {
+        if !self.state.may_be_shipped() {
+            self.go_back(reason);
+        } else if self.state.reason.is_none() && self.state.withdrawal.is_none() {
+            self.record(Event::WithdrawalBegun { reason });
+        }
+    }
+
+    /// From here on it goes backwards. Only the first reason counts.
+    fn go_back(&mut self, reason: Reason) {
         if self.state.reason.is_some() || self.state.stage == Stage::New {
             return;
         }

@@ -1,9 +1,8 @@
 //! Every step of a checkout, repeated and failed, through the real rules in memory.
 
 use chrono::Duration;
-use domain::order::{self, Parcel, ShipmentAsked};
+use domain::order;
 use domain::payment::Operation;
-use uuid::Uuid;
 
 use super::world::{Saga, Trouble, World, limits};
 use crate::checkout::CaptureAt;
@@ -58,8 +57,6 @@ fn goes(way: (CaptureAt, u32, &[Operation]), at: usize, fault: Fault, then: (usi
     let (capture_at, units, refused) = way;
     let mut world = World::new(1, units, limits(capture_at, Some(Duration::days(6))));
     world.cases[0].ledger.refuses = refused.to_vec();
-    let shipment =
-        ShipmentAsked { shipment_id: Uuid::from_u128(1), lines: vec![], parcel: Parcel::default() };
     for step in 0..STEPS_MAX {
         let faults = [(at, fault), then].into_iter().filter(|(when, _)| *when == step);
         for (_, fault) in faults {
@@ -73,7 +70,7 @@ fn goes(way: (CaptureAt, u32, &[Operation]), at: usize, fault: Fault, then: (usi
             case.fire(timer);
         } else if case.stage() == "capture_stuck" {
             case.tell(Saga::Checkout, Input::Abandoned { reason: "written off".into() });
-        } else if !case.ask(order::Command::Ship(shipment.clone())) || !case.has_input(Saga::Checkout) {
+        } else if !case.ships() || !case.has_input(Saga::Checkout) {
             let case = &world.cases[0];
             let is_sold = case.order.status() == Some(order::Status::Confirmed);
             assert!(case.ended_well(), "{way:?} with {fault:?} at {at} and {then:?}: {case:?}");

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use chrono::{DateTime, Duration, Utc};
 use domain::cart::{self, Cart};
-use domain::order::{self, Order};
+use domain::order::{self, Order, Parcel, ShipmentAsked};
 use domain::payment::{self, Operation, Outcome, Payment, Refund, RefundState, Request, State, Statement};
 use domain::stock::{self, Stock};
 use domain::{Aggregate, Command, Event as Happened, OrderId, Sku, StreamId};
@@ -237,6 +237,21 @@ impl Case {
             self.hear(StreamId::of::<Order>(self.order_id), Happened::Order(event));
         }
         true
+    }
+
+    /// Ships all of it, if the order lets it.
+    pub fn ships(&mut self) -> bool {
+        let shipment_id = Uuid::from_u128(1);
+        self.ask(order::Command::Ship(ShipmentAsked {
+            shipment_id,
+            lines: vec![],
+            parcel: Parcel::default(),
+        }))
+    }
+
+    /// Its goods or its money go back.
+    pub fn is_taken_back(&self) -> bool {
+        matches!(self.stage(), "undoing_payment" | "releasing" | "cancelling" | "cancelled")
     }
 
     pub fn is_over(&self) -> bool {

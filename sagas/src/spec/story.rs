@@ -131,6 +131,11 @@ impl Story {
         self.deadline_fires()
     }
 
+    /// The order says that nothing is shipped any more.
+    pub fn is_taken_back(&mut self, reason: Reason) -> Vec<String> {
+        self.happens(&order_stream(), order::Event::CancellationBegun { reason })
+    }
+
     /// From the release of both lines to the end.
     pub fn ends(mut self, given_back: fn(u32) -> stock::Event, last_steps: &[&str]) {
         assert!(self.happens("stock/MUG", given_back(5)).is_empty());

@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use simulation::checkouts::{Mutant, all_is_well, branches, line, run};
+use simulation::seeds;
 
 /// So many seeds at least, without `SEEDS`: every branch is met.
 const SEEDS_MIN: u64 = 150;
@@ -22,7 +23,7 @@ const TOLD_EVERY: Duration = Duration::from_secs(10);
 const FAILED_MAX: usize = 10;
 
 /// What each campaign has to meet, and how often; one that missed it proves nothing.
-const MET_MIN: [(&str, usize); 46] = [
+const MET_MIN: [(&str, usize); 54] = [
     ("a process dies", 100),
     ("a process sleeps", 100),
     ("a stale worker is fenced", 20),
@@ -50,7 +51,15 @@ const MET_MIN: [(&str, usize); 46] = [
     ("it is not shipped in time", 3),
     ("another amount is held than asked for", 3),
     ("a stale step is recognised", 3),
+    ("an operator gives up", 3),
+    ("it is shipped before it is taken back", 3),
+    ("it is to be taken back before it is shipped", 3),
     ("a conflict", 20),
+    ("a command is refused", 20),
+    ("a command is given again", 100),
+    ("a command's outcome is unknown", 3),
+    ("commits go together", 20),
+    ("the log is out of reach", 100),
     ("charged, but timed out", 3),
     ("it is done twice", 3),
     ("a second payment is undone", 3),
@@ -85,15 +94,12 @@ struct Seeds {
 }
 
 impl Seeds {
-    /// `SEEDS=20000` or `SEEDS=900000..920000`; a minute's worth without it.
+    /// A minute's worth, if no others are wanted.
     fn wanted() -> Self {
-        let wanted = std::env::var("SEEDS").unwrap_or_default();
-        let number = |text: &str| text.trim().parse::<u64>().expect("SEEDS is a number, or a..b");
         let began = Instant::now();
-        let (seeds, until) = match wanted.split_once("..") {
-            _ if wanted.is_empty() => (0..SEEDS_MAX, Some(began + MINUTE)),
-            Some((first, end)) => (number(first)..number(end), None),
-            None => (0..number(&wanted), None),
+        let (seeds, until) = match seeds::wanted() {
+            Some(seeds) => (seeds, None),
+            None => (0..SEEDS_MAX, Some(began + MINUTE)),
         };
         Self { first: seeds.start, next: seeds.start.into(), end: seeds.end.into(), until, began }
     }

@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use domain::commit::Hash;
-use domain::stock::{Command, Event, Stock};
-use domain::{Aggregate, CommandId, OrderId, StreamId};
-use infra::execute::{Error, Executed, Executor};
+use domain::stock::{Command, Stock};
+use domain::{Aggregate, OrderId, StreamId};
+use infra::execute::{Error, Executor};
 use infra::log::{EventLog, MemoryLog, Stored};
 use infra::snapshots::MemorySnapshots;
 use infra::writer;
+use simulation::answers::Answers;
+use simulation::checkouts::is_a_log;
 use simulation::faulty_log::{Call, Fault, FaultyLog, Plan, sizes};
 use simulation::mutants::{Hasty, LOST, Mutant, Mutated};
 use simulation::stock::{executor_keeping, request};
@@ -21,17 +22,10 @@ use uuid::Uuid;
 /// No history takes so long, by its own clock.
 const LIMIT: Duration = Duration::from_secs(3_600);
 
-/// What clients were told, and what it was that they wanted.
-#[derive(Default)]
-struct Told {
-    done: Vec<(u128, Executed<Stock>)>,
-    refused: Vec<u128>,
-}
-
 /// What happened in one run.
 struct History {
     commits: Vec<Stored>,
-    told: Told,
+    answers: Answers,
     faults: Vec<Fault>,
     /// Commits in each append.
     sizes: Vec<usize>,
@@ -46,8 +40,8 @@ async fn history(seed: u64, mutant: Mutant) -> History {
     let processes = random.usize(1..=3);
     let (logs, executors): (Vec<_>, Vec<_>) =
         std::iter::repeat_with(|| process(&shared, random.fork(), mutant)).take(processes).unzip();
-    let told: Arc<Mutex<Told>> = Arc::default();
-    let clients = (0..60).map(|number| client(number, executors.clone(), told.clone(), random.fork()));
+    let answers: Arc<Mutex<Answers>> = Arc::default();
+    let clients = (0..60).map(|number| client(number, executors.clone(), answers.clone(), random.fork()));
     let mut clients: JoinSet<()> = clients.collect();
     let all = async {
         while let Some(client) = clients.join_next().await {
@@ -61,10 +55,10 @@ async fn history(seed: u64, mutant: Mutant) -> History {
     for position in 1..=memory.end().await.expect("an end") {
         commits.push(memory.read(position).await.expect("readable").expect("there"));
     }
-    let told = std::mem::take(&mut *told.lock().expect("no panic"));
+    let answers = std::mem::take(&mut *answers.lock().expect("no panic"));
     let faults = logs.iter().flat_map(|log| log.calls.lock().expect("no panic").clone());
     let faults = faults.map(|(_, fault)| fault).collect();
-    History { commits, told, faults, sizes: logs.iter().flat_map(sizes).collect() }
+    History { commits, answers, faults, sizes: logs.iter().flat_map(sizes).collect() }
 }
 
 /// A process with its own way to the log, on which things go wrong.
@@ -104,7 +98,7 @@ fn process(log: &Mutated, mut random: fastrand::Rng, mutant: Mutant) -> (FaultyL
 async fn client(
     number: u128,
     executors: Vec<Arc<Executor<Stock>>>,
-    told: Arc<Mutex<Told>>,
+    answers: Arc<Mutex<Answers>>,
     mut random: fastrand::Rng,
 ) {
     let sku = format!("SKU-{}", random.choice([0, 0, 0, 1, 1, 2, 3, 4, 5]).unwrap_or(0));
@@ -136,8 +130,8 @@ async fn client(
             _ => executor.execute(&sku, &first, command.clone()).await,
         };
         match outcome {
-            Ok(done) => told.lock().expect("no panic").done.push((number, done)),
-            Err(Error::Refused(_)) => return told.lock().expect("no panic").refused.push(number),
+            Ok(done) => answers.lock().expect("no panic").done(first.command_id, &done),
+            Err(Error::Refused(_)) => return answers.lock().expect("no panic").refused(first.command_id),
             Err(Error::Unavailable(_) | Error::Overloaded(_) | Error::OutcomeUnknown(_)) => {
                 // Nobody comes again without a pause.
                 tokio::time::sleep(Duration::from_millis(random.u64(1..50))).await;
@@ -152,39 +146,15 @@ async fn client(
     }
 }
 
-/// I1 to I4, over the whole log.
-fn holds(seed: u64, commits: &[Stored], told: &Told) {
-    let by_id: BTreeMap<CommandId, &Stored> =
-        commits.iter().map(|stored| (stored.commit.id, stored)).collect();
-    assert_eq!(by_id.len(), commits.len(), "seed {seed}: a command was recorded twice");
-    for (number, done) in &told.done {
-        if done.events.is_empty() {
-            continue;
-        }
-        let stored = by_id
-            .get(&request(*number).command_id)
-            .unwrap_or_else(|| panic!("seed {seed}: {number} is lost"));
-        let events: Vec<Event> =
-            stored.commit.events.iter().map(|event| event.decode().expect("readable")).collect();
-        let there = (stored.sequence, stored.commit.version_after(), &events);
-        assert_eq!(there, (done.sequence, done.version, &done.events), "seed {seed}: {number}");
-    }
-    for number in &told.refused {
-        assert!(!by_id.contains_key(&request(*number).command_id), "seed {seed}: {number} was refused");
-    }
-    let mut streams: BTreeMap<&StreamId, (Stock, u64, Option<Hash>)> = BTreeMap::new();
+/// I1 to I4 and I6, over the whole log.
+fn holds(commits: &[Stored], answers: &Answers) {
+    is_a_log(commits);
+    answers.hold(commits);
+    let mut shelves: BTreeMap<&StreamId, Stock> = BTreeMap::new();
     for stored in commits {
-        let commit = &stored.commit;
-        let (state, version, last) = streams.entry(&commit.stream).or_default();
-        assert_eq!(
-            (commit.version, commit.previous),
-            (*version + 1, *last),
-            "seed {seed}: {}",
-            commit.stream
-        );
-        commit.events.iter().for_each(|event| state.evolve(&event.decode().expect("readable")));
-        (*version, *last) = (commit.version_after(), Some(stored.hash()));
-        assert!(state.held() <= state.on_hand(), "seed {seed}: oversold");
+        let shelf = shelves.entry(&stored.commit.stream).or_default();
+        stored.commit.events.iter().for_each(|event| shelf.evolve(&event.decode().expect("readable")));
+        assert!(shelf.held() <= shelf.on_hand(), "oversold at {}", stored.sequence);
     }
 }
 
@@ -198,8 +168,8 @@ fn a_platform_that_does_it_wrong_is_found_out() {
     for mutant in [Mutant::Blind, Mutant::Hasty, Mutant::Forgetful, Mutant::WindowOnly, Mutant::Losing] {
         let found_out = |seed: &u64| {
             let checked = std::panic::catch_unwind(|| {
-                let History { commits, told, .. } = run(*seed, mutant);
-                holds(*seed, &commits, &told);
+                let History { commits, answers, .. } = run(*seed, mutant);
+                holds(&commits, &answers);
             });
             checked.is_err()
         };
@@ -215,12 +185,13 @@ fn whatever_goes_wrong_each_command_is_recorded_once_or_not_at_all() {
     let mut seen: BTreeMap<Fault, usize> = BTreeMap::new();
     let (mut together, mut refused, mut repeated) = (0, 0, 0);
     for seed in 0..300 {
-        let History { commits, told, faults, sizes } = run(seed);
-        holds(seed, &commits, &told);
+        let History { commits, answers, faults, sizes } = run(seed);
+        println!("seed {seed}");
+        holds(&commits, &answers);
         faults.into_iter().for_each(|fault| *seen.entry(fault).or_default() += 1);
         together += sizes.iter().filter(|size| **size > 1).count();
-        refused += told.refused.len();
-        repeated += told.done.iter().filter(|(_, done)| done.repeated).count();
+        refused += answers.refusals();
+        repeated += answers.repeated;
         if seed % 10 == 0 {
             let ids = |commits: &[Stored]| commits.iter().map(|stored| stored.commit.id).collect::<Vec<_>>();
             assert_eq!(ids(&commits), ids(&run(seed).commits), "seed {seed} runs the same again");

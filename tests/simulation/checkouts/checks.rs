@@ -1,6 +1,6 @@
 //! What holds after every history, over the whole log and the provider's ledger.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use domain::commit::Hash;
 use domain::payment::{self, Operation, Payment};
@@ -12,6 +12,7 @@ use sagas::{Checkout, checkout};
 use uuid::Uuid;
 
 use super::History;
+use super::liar::ASKED_BLINDLY;
 
 /// What the log says of one order.
 #[derive(Default)]
@@ -28,6 +29,7 @@ struct Told {
     payment: Payment,
     is_cart_open_again: bool,
     is_confirmed: bool,
+    is_shipped: bool,
     is_cancelled: bool,
     is_written_off: bool,
 }
@@ -64,7 +66,11 @@ fn told(commits: &[Stored]) -> (BTreeMap<OrderId, Told>, BTreeMap<StreamId, Stoc
                 let order_id = stream.id().parse().expect("an order");
                 let told = orders.entry(order_id).or_default();
                 told.is_written_off |= matches!(event, checkout::Event::WrittenOff {});
+                let was_over = told.checkout.summary().is_some_and(|summary| summary.is_over);
                 told.checkout.evolve(&event);
+                // I9, at every moment.
+                let is_over = told.checkout.summary().is_some_and(|summary| summary.is_over);
+                assert!(is_over || !was_over, "{stream} was over before {}", stored.sequence);
                 continue;
             }
             match Event::decode(recorded).expect("readable") {
@@ -87,6 +93,7 @@ fn told(commits: &[Stored]) -> (BTreeMap<OrderId, Told>, BTreeMap<StreamId, Stoc
                 }
                 Some(Event::Payment(event)) => {
                     let told = orders.entry(stream.id().parse().expect("an order")).or_default();
+                    let before = told.payment.amounts().clone();
                     told.payment.evolve(&event);
                     if let payment::Event::Refunded { refund, amount } = &event
                         && payment::is_made_again(refund)
@@ -98,7 +105,11 @@ fn told(commits: &[Stored]) -> (BTreeMap<OrderId, Told>, BTreeMap<StreamId, Stoc
                     let is_sound = 0 <= amounts.refunded
                         && amounts.refunded <= amounts.captured
                         && amounts.captured <= amounts.authorized;
-                    assert!(is_sound, "{stream} at {}: {amounts:?}", stored.sequence);
+                    // I9: what the provider did stays done.
+                    let is_kept = before.captured <= amounts.captured
+                        && before.refunded <= amounts.refunded
+                        && before.is_voided <= amounts.is_voided;
+                    assert!(is_sound && is_kept, "{stream} at {}: {amounts:?}", stored.sequence);
                 }
                 Some(Event::Stock(event)) => {
                     let shelf = shelves.entry(stream.clone()).or_default();
@@ -116,11 +127,17 @@ fn told(commits: &[Stored]) -> (BTreeMap<OrderId, Told>, BTreeMap<StreamId, Stoc
 impl Told {
     fn order(&mut self, event: &order::Event) {
         match event {
+            // I9: each of them once, and none after the end.
             order::Event::Confirmed {} => {
-                assert!(!self.is_cancelled, "what is cancelled stays so");
+                assert!(!self.is_confirmed && !self.is_cancelled, "what is cancelled stays so");
                 self.is_confirmed = true;
             }
+            order::Event::Shipped { .. } => {
+                assert!(self.is_confirmed && !self.is_cancelled, "only what is sold is shipped");
+                self.is_shipped = true;
+            }
             order::Event::Cancelled { .. } => {
+                assert!(!self.is_cancelled && !self.is_shipped, "what is cancelled or shipped stays so");
                 let is_seen_open = self.is_cart_open_again || self.is_confirmed;
                 assert!(is_seen_open, "who sees the order cancelled finds the cart open");
                 self.is_cancelled = true;
@@ -172,9 +189,12 @@ impl Ledger {
     }
 }
 
-/// I4 and I6 to I9: all has come to an end, money and goods are where they belong, and both books agree.
+/// I1 to I4 and I6 to I9: all has come to an end, money and goods are where they belong, and both books agree.
 pub fn all_is_well(history: &History) {
     is_a_log(&history.commits);
+    history.answers.hold(&history.commits);
+    let blindly = history.counts.get(ASKED_BLINDLY);
+    assert_eq!(blindly, None, "{ASKED_BLINDLY}");
     let [first, second] = &history.differences;
     assert!(first.is_empty() || history.forgets_keys, "the books differ: {first:#?}");
     assert!(second.is_empty(), "the books differ after they were compared: {second:#?}");
@@ -235,6 +255,7 @@ fn received(commits: &[Stored]) -> u64 {
 pub fn branches(history: &History) -> BTreeMap<&'static str, usize> {
     let mut seen: BTreeMap<&'static str, usize> = BTreeMap::new();
     let mut note = |what: &'static str| *seen.entry(what).or_default() += 1;
+    let mut withdrawn = BTreeSet::new();
     for stored in &history.commits {
         let kinds: Vec<&str> = stored.commit.events.iter().map(|event| event.kind.as_str()).collect();
         for event in &stored.commit.events {
@@ -258,6 +279,14 @@ pub fn branches(history: &History) -> BTreeMap<&'static str, usize> {
                 "checkout.shipment_overdue" => note("a shipment is overdue"),
                 "checkout.sale_begun" => note("paid at shipment"),
                 "checkout.capture_stuck" => note("a capture is stuck"),
+                "checkout.abandoned" => note("an operator gives up"),
+                "checkout.withdrawal_begun" => {
+                    note("it is to be taken back before it is shipped");
+                    withdrawn.insert(&stored.commit.stream);
+                }
+                "checkout.goods_shipped" if withdrawn.remove(&stored.commit.stream) => {
+                    note("it is shipped before it is taken back");
+                }
                 _ => {}
             }
         }

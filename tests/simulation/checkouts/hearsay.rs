@@ -84,6 +84,7 @@ impl EventLog for Hearsay {
     }
 
     fn append_batch<'a>(&'a self, batch: &'a [Append]) -> BoxFuture<'a, Result<u64, AppendError>> {
+        self.counts.note("commits go together");
         self.log.append_batch(batch)
     }
 

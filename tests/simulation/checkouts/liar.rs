@@ -1,5 +1,8 @@
 //! A process's way to the provider: what it says may be made up on the way, and more may be asked than was wanted.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
+
 use chrono::{DateTime, Utc};
 use domain::OrderId;
 use domain::payment::{Operation, Refund, RefundState, Request, State, Statement};
@@ -9,16 +12,51 @@ use infra::payment::{Answer, NoAnswer, Page, PaymentProvider, Wanted};
 use uuid::Uuid;
 
 use super::provider::Provider;
-use super::{BUYERS, Mutant, Nap};
+use super::world::World;
+use super::{BUYERS, Counts, Mutant, Nap};
+
+/// Asked again, and nobody has looked first whether it was done.
+pub const ASKED_BLINDLY: &str = "it is asked again, and not looked up";
 
 /// Truthful, unless it's a mutant.
 pub struct Liar {
-    pub provider: Provider,
-    pub mutant: Mutant,
-    pub nap: Nap,
+    provider: Provider,
+    mutant: Mutant,
+    nap: Nap,
+    counts: Counts,
+    /// What this process has asked, by order.
+    asked: Mutex<BTreeMap<OrderId, Asked>>,
+}
+
+#[derive(Default)]
+struct Asked {
+    keys: BTreeSet<String>,
+    /// Requests that somebody may have made before.
+    again: u32,
+    looked_up: u32,
 }
 
 impl Liar {
+    pub fn new(world: &World, nap: &Nap) -> Self {
+        let (provider, counts) = (world.provider.clone(), world.counts.clone());
+        Self { provider, mutant: world.mutant, nap: nap.clone(), counts, asked: Mutex::default() }
+    }
+
+    fn counted<T>(&self, order_id: OrderId, count: impl FnOnce(&mut Asked) -> T) -> T {
+        count(self.asked.lock().expect("no panic").entry(order_id).or_default())
+    }
+
+    /// Each request that may have been made before is looked up first, by the process that makes it. That a stray
+    /// payment is voided for a second time, because it was found once more, harms nobody.
+    fn is_blind(&self, request: &Request) -> bool {
+        self.counted(request.order_id, |asked| {
+            let is_new = asked.keys.insert(request.idempotency_key());
+            let is_again = request.open.attempt > 0 || request.open.operation.creates() && !is_new;
+            asked.again += u32::from(is_again);
+            is_again && asked.again > asked.looked_up
+        })
+    }
+
     async fn ask_falsely(&self, request: &Request) -> Result<Answer, NoAnswer> {
         match (self.mutant, request.open.operation) {
             (Mutant::RefundNotAsked, Operation::Refund) => Ok(self.refunded(request)),
@@ -92,6 +130,9 @@ impl PaymentProvider for Liar {
     fn ask<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<Answer, NoAnswer>> {
         async {
             self.nap.over().await;
+            if self.is_blind(request) {
+                self.counts.note(ASKED_BLINDLY);
+            }
             let answer = self.ask_falsely(request).await;
             self.nap.over().await;
             answer
@@ -100,13 +141,20 @@ impl PaymentProvider for Liar {
     }
 
     fn look_up<'a>(&'a self, wanted: Wanted<'a>) -> BoxFuture<'a, Result<Vec<Statement>, NoAnswer>> {
-        match self.mutant {
-            Mutant::AnothersPayment => {
-                let order_id = another(wanted.order_id);
-                self.provider.look_up(Wanted { order_id, reference: None, since: wanted.since })
-            }
-            _ => self.provider.look_up(wanted),
+        async move {
+            let order_id = wanted.order_id;
+            let found = match self.mutant {
+                Mutant::NotLookedUp => return Ok(Vec::new()),
+                Mutant::AnothersPayment => {
+                    let order_id = another(order_id);
+                    self.provider.look_up(Wanted { order_id, reference: None, since: wanted.since }).await?
+                }
+                _ => self.provider.look_up(wanted).await?,
+            };
+            self.counted(order_id, |asked| asked.looked_up += 1);
+            Ok(found)
         }
+        .boxed()
     }
 
     fn name(&self) -> &'static str {

@@ -14,8 +14,8 @@ pub struct World {
     pub calm: Calm,
     pub mutant: Mutant,
     pub limits: Limits,
-    /// What the operator wants given up.
-    pub given_up: Mutex<BTreeSet<OrderId>>,
+    /// What operators want given up, and when they called.
+    given_up: Mutex<BTreeMap<OrderId, DateTime<Utc>>>,
     pub counts: Counts,
     /// How far all clocks have jumped ahead, in seconds.
     jumped: Arc<AtomicU64>,
@@ -67,12 +67,17 @@ impl World {
     pub fn way_to_the_log(&self, mut random: fastrand::Rng, nap: &Nap) -> FaultyLog {
         let (wrong, calm, nap) = (random.u32(0..=15), self.calm.clone(), nap.clone());
         let loses = self.mutant == Mutant::Losing;
+        let mut outages = Outages::new(random.fork(), self.counts.clone());
         let plan: Plan = Box::new(move |call| {
             let faults = [Fault::Lost, Fault::AnswerLost, Fault::Late, Fault::Refused];
-            let fault = match (!calm.is_calm() && random.u32(0..100) < wrong, call) {
+            let is_out = !calm.is_calm() && outages.is_one_now();
+            let goes_wrong = !calm.is_calm() && random.u32(0..100) < wrong;
+            let fault = match (is_out || goes_wrong, call) {
                 _ if loses && call != Call::Load && random.u32(0..mutants::LOST) == 0 => Fault::Forgotten,
                 (false, _) => Fault::None,
                 (true, Call::Load) => Fault::Unreadable,
+                // It may be out of reach in one direction only.
+                (true, _) if is_out => random.choice([Fault::Lost, Fault::AnswerLost]).unwrap_or(Fault::Lost),
                 (true, _) => random.choice(faults).unwrap_or(Fault::Lost),
             };
             (fault, nap.left() + Duration::from_millis(random.u64(0..=10)))
@@ -88,6 +93,9 @@ impl World {
         if behind.num_seconds().abs() >= 2 {
             self.counts.note("a clock is wrong");
         }
+        // Most commits go by themselves here, unless few are enough for a batch.
+        let batch_min = random.choice([2, 16]).unwrap_or(16);
+        let together = writer::Settings { batch_min, ..Default::default() };
         let (memory, counts, nap) = (self.memory.clone(), self.counts.clone(), nap.clone());
         let log = self.way_to_the_log(random, &nap);
         let log: Arc<dyn EventLog> = match self.mutant {
@@ -95,7 +103,7 @@ impl World {
             _ => Arc::new(log),
         };
         let log = Arc::new(Hearsay { log, memory, mutant: self.mutant, nap, counts });
-        let writer = Writer::new(log.clone(), writer::Settings::default());
+        let writer = Writer::new(log.clone(), together);
         let snapshots: Arc<dyn Snapshots> = Arc::new(MemorySnapshots::default());
         let settings = execute::Settings {
             idempotency_keep: Duration::from_secs(24 * 3_600),
@@ -114,11 +122,7 @@ impl World {
             clock,
             executors,
             checkouts,
-            providers: Providers::new([Arc::new(Liar {
-                provider: self.provider.clone(),
-                mutant: self.mutant,
-                nap: nap.clone(),
-            }) as Arc<dyn PaymentProvider>]),
+            providers: Providers::new([Arc::new(Liar::new(self, nap)) as Arc<dyn PaymentProvider>]),
             timers: Arc::new(Sleepy { timers: self.timers.clone(), nap: nap.clone() }),
             settings: sagas::Settings {
                 limits: self.limits.clone(),
@@ -164,6 +168,10 @@ impl World {
         }
     }
 
+    fn give_up(&self, order_id: OrderId) {
+        self.given_up.lock().expect("no panic").insert(order_id, self.clock.now());
+    }
+
     /// Gives up what is shipped and can't be paid, as somebody has to in the end.
     pub async fn operator(self: Arc<Self>, random: fastrand::Rng) {
         let checkouts = self.process(random, &Nap::default()).checkouts;
@@ -178,13 +186,22 @@ impl World {
                 match summary {
                     Some(summary) if summary.is_over => continue,
                     Some(summary) if summary.stage == "capture_stuck" => {
-                        self.given_up.lock().expect("no panic").insert(order_id);
+                        self.give_up(order_id);
                     }
                     _ => {}
                 }
                 left.push(order_id);
             }
             orders = left;
+        }
+    }
+
+    /// Gives up any order at any time, now and then.
+    pub async fn rash_operator(self: Arc<Self>, mut random: fastrand::Rng) {
+        while !self.calm.is_calm() {
+            tokio::time::sleep(Duration::from_secs(random.u64(1..300))).await;
+            let order_id = OrderId(Uuid::from_u128(2_100 + random.u128(0..BUYERS)));
+            self.give_up(order_id);
         }
     }
 
@@ -223,6 +240,17 @@ impl World {
         }
     }
 
+    /// Does what operators call for; a call stands until that is done, whoever dies over it.
+    async fn take_up_calls(&self, sagas: &Sagas) {
+        let calls = self.given_up.lock().expect("no panic").clone();
+        for (order_id, at) in calls {
+            if sagas.abandon(order_id, "written off".into(), at).await.is_ok() {
+                let mut calls = self.given_up.lock().expect("no panic");
+                calls.retain(|other, since| (*other, *since) != (order_id, at));
+            }
+        }
+    }
+
     /// Timers fire for every process that is there, so often for several at a time.
     pub async fn fire_timers(&self, sagas: &Arc<Sagas>, nap: &Nap) {
         let mut firing = JoinSet::new();
@@ -231,13 +259,7 @@ impl World {
             let pause = if self.calm.is_calm() { 1_000 } else { 200 };
             tokio::time::sleep(nap.left() + Duration::from_millis(pause)).await;
             while firing.try_join_next().is_some() {}
-            for order_id in std::mem::take(&mut *self.given_up.lock().expect("no panic")) {
-                let sagas = sagas.clone();
-                firing.spawn(async move {
-                    // The operator calls again, if it is still stuck.
-                    let _ = sagas.abandon(order_id, "written off".into(), DateTime::UNIX_EPOCH).await;
-                });
-            }
+            self.take_up_calls(sagas).await;
             for timer in self.timers.due(self.clock.now()) {
                 if self.mutant == Mutant::TimerLost {
                     self.timers.done(&timer);
