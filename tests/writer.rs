@@ -82,7 +82,7 @@ async fn a_refusal_waits_for_what_it_rests_on() {
     let plan: Plan = {
         let mut appends = 0;
         Box::new(move |call| {
-            appends += u32::from(call != Call::Load);
+            appends += u32::from(call.appends());
             (if appends == 1 { Fault::Refused } else { Fault::None }, FSYNC)
         })
     };
@@ -212,7 +212,7 @@ async fn a_log_that_takes_nothing_is_in_trouble_until_it_does() {
 #[tokio::test(start_paused = true)]
 async fn nobody_waits_for_ever_behind_a_log_that_is_gone() {
     let gone: Plan = Box::new(|call| match call {
-        Call::Load => (Fault::Unreadable, Duration::from_secs(5)),
+        Call::Load | Call::Follow => (Fault::Unreadable, Duration::from_secs(5)),
         _ => (Fault::Lost, Duration::from_secs(5)),
     });
     let log = FaultyLog::new(MemoryLog::default(), slow(Duration::ZERO));

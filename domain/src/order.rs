@@ -55,7 +55,10 @@ pub const CATEGORY: &str = "order";
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Order {
     status: Option<Status>,
-    is_to_be_cancelled: bool,
+    /// By the buyer.
+    cancellation_requested: bool,
+    /// By the shop.
+    cancellation_begun: bool,
     /// What has not been given back, or asked back. Not of an imported order without lines.
     kept: Option<Money>,
     fulfilment: Fulfilment,
@@ -273,9 +276,8 @@ impl Aggregate for Order {
                 self.fulfilment.placed(lines, totals.as_ref());
             }
             Event::Confirmed {} => self.status = Some(Status::Confirmed),
-            Event::CancellationRequested {} | Event::CancellationBegun { .. } => {
-                self.is_to_be_cancelled = true;
-            }
+            Event::CancellationRequested {} => self.cancellation_requested = true,
+            Event::CancellationBegun { .. } => self.cancellation_begun = true,
             Event::Cancelled { reason } => self.status = Some(Status::Cancelled(*reason)),
             Event::Shipped { lines, .. } => self.fulfilment.shipped(lines),
             Event::GoodsReturned { lines, .. } => self.fulfilment.returned(lines),
@@ -305,6 +307,11 @@ impl Order {
         self.status
     }
 
+    /// Whoever wants it cancelled, it is not shipped any more.
+    fn is_to_be_cancelled(&self) -> bool {
+        self.cancellation_requested || self.cancellation_begun
+    }
+
     fn place(
         &self,
         cart_id: CartId,
@@ -321,7 +328,7 @@ impl Order {
     }
 
     fn confirm(&self) -> Vec<Event> {
-        if self.status == Some(Status::Pending) && !self.is_to_be_cancelled {
+        if self.status == Some(Status::Pending) && !self.is_to_be_cancelled() {
             return vec![Event::Confirmed {}];
         }
         Vec::new()
@@ -334,14 +341,14 @@ impl Order {
             Some(Status::Cancelled(reason)) => Err(Error::Cancelled(reason)),
             Some(Status::Imported) => Err(Error::Imported),
             Some(Status::Confirmed) if self.fulfilment.is_begun() => Err(Error::Shipped),
-            Some(Status::Pending | Status::Confirmed) if self.is_to_be_cancelled => Ok(Vec::new()),
+            Some(Status::Pending | Status::Confirmed) if self.cancellation_requested => Ok(Vec::new()),
             Some(Status::Pending | Status::Confirmed) => Ok(vec![Event::CancellationRequested {}]),
         }
     }
 
     fn begin_cancellation(&self, reason: Reason) -> Vec<Event> {
         let is_open = matches!(self.status, Some(Status::Pending | Status::Confirmed));
-        if is_open && !self.is_to_be_cancelled && !self.fulfilment.is_begun() {
+        if is_open && !self.is_to_be_cancelled() && !self.fulfilment.is_begun() {
             return vec![Event::CancellationBegun { reason }];
         }
         Vec::new()

@@ -203,8 +203,9 @@ pub(crate) async fn open(
 
 /// The call was taken up; one that came since stays.
 pub(crate) async fn taken_up(called: &Called, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    sqlx::query("delete from cartulary.saga_calls where id = $1 and at = $2")
+    sqlx::query("delete from cartulary.saga_calls where id = $1 and call = $2 and at = $3")
         .bind(called.id)
+        .bind(&called.call)
         .bind(called.at)
         .execute(connection)
         .await?;

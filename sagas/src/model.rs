@@ -8,10 +8,12 @@ mod world;
 
 use std::hash::{Hash, Hasher};
 
+use chrono::Duration;
 use domain::order;
 use stateright::{Checker, Model, Property};
 
-use crate::checkout::CaptureAt;
+use crate::checkout::{CaptureAt, Limits};
+use crate::saga::Input;
 use world::{Saga, Trouble, World, limits};
 
 /// What can still go wrong, and how often.
@@ -22,6 +24,7 @@ struct Left {
     cancellations: u8,
     deadlines: u8,
     shipments: u8,
+    abandonments: u8,
 }
 
 #[derive(Debug, Clone)]
@@ -51,11 +54,13 @@ enum Step {
     Fire { who: usize, timer: &'static str },
     Cancel { who: usize },
     Ship { who: usize },
+    Abandon { who: usize },
 }
 
 /// A shop with one unit, and two who want it.
 struct Shop {
     orders: u128,
+    limits: Limits,
     left: Left,
     keeps_what_is_held: bool,
 }
@@ -65,7 +70,7 @@ impl Model for Shop {
     type Action = Step;
 
     fn init_states(&self) -> Vec<Moment> {
-        let mut world = World::new(self.orders, 1, limits(CaptureAt::Confirmation, None));
+        let mut world = World::new(self.orders, 1, self.limits.clone());
         world.keeps_what_is_held = self.keeps_what_is_held;
         vec![Moment { world, left: self.left }]
     }
@@ -93,6 +98,9 @@ impl Model for Shop {
             if left.shipments > 0 && case.order.status() == Some(order::Status::Confirmed) {
                 steps.push(Step::Ship { who });
             }
+            if left.abandonments > 0 && case.order.status().is_some() {
+                steps.push(Step::Abandon { who });
+            }
         }
     }
 
@@ -116,6 +124,11 @@ impl Model for Shop {
                 next.left.shipments -= 1;
                 next.world.cases[who].ships();
             }
+            Step::Abandon { who } => {
+                next.left.abandonments -= 1;
+                let reason = "written off".to_owned();
+                next.world.cases[who].tell(Saga::Checkout, Input::Abandoned { reason });
+            }
         }
         Some(next)
     }
@@ -138,13 +151,16 @@ impl Model for Shop {
             Property::always("what is shipped is not taken back", |_, Moment { world, .. }: &Moment| {
                 world.cases.iter().all(|case| !case.is_taken_back() || !case.order.fulfilment().is_begun())
             }),
+            Property::always("what is over stays so, unless a person takes it back", |_, moment: &Moment| {
+                !moment.world.cases.iter().any(|case| case.has_gone_on)
+            }),
             Property::always("every way ends well", |shop: &Self, moment: &Moment| {
                 let mut steps = Vec::new();
                 shop.actions(moment, &mut steps);
                 let cases = &moment.world.cases;
                 let can_go_on = steps.iter().any(|step| matches!(step, Step::Deal { .. }))
                     || cases.iter().any(|case| case.timers().iter().any(|timer| *timer != "deadline"));
-                can_go_on || (moment.world.shelf.held() == 0 && cases.iter().all(world::Case::ended_well))
+                can_go_on || (moment.world.shelf.held() == 0 && cases.iter().all(world::Case::rests_well))
             }),
             Property::sometimes("it is sold", |_, moment: &Moment| {
                 moment.world.cases.iter().any(|case| case.ledger.kept() > 0 && case.is_over())
@@ -164,8 +180,18 @@ impl Model for Shop {
     }
 }
 
-const TWO: Left = Left { troubles: 1, crashes: 1, cancellations: 1, deadlines: 0, shipments: 0 };
-const ONE: Left = Left { troubles: 2, crashes: 2, cancellations: 1, deadlines: 1, shipments: 1 };
+const TWO: Left =
+    Left { troubles: 1, crashes: 1, cancellations: 1, deadlines: 0, shipments: 0, abandonments: 0 };
+const ONE: Left =
+    Left { troubles: 2, crashes: 2, cancellations: 1, deadlines: 1, shipments: 1, abandonments: 0 };
+
+/// One whose every stage has a deadline, and people who give it up.
+const ALL: Left =
+    Left { troubles: 1, crashes: 1, cancellations: 1, deadlines: 2, shipments: 1, abandonments: 1 };
+
+fn nothing_is_shipped() -> Limits {
+    limits(CaptureAt::Confirmation, None)
+}
 
 fn check(name: &str, shop: Shop) {
     let checker = shop.checker().spawn_bfs().join();
@@ -175,16 +201,34 @@ fn check(name: &str, shop: Shop) {
 
 #[test]
 fn f05_one_buyer_and_everything_that_can_go_wrong() {
-    check("one buyer", Shop { orders: 1, left: ONE, keeps_what_is_held: false });
+    check(
+        "one buyer",
+        Shop { orders: 1, limits: nothing_is_shipped(), left: ONE, keeps_what_is_held: false },
+    );
+}
+
+#[test]
+fn f05_one_buyer_whose_goods_may_go_while_all_is_taken_back() {
+    for capture_at in [CaptureAt::Confirmation, CaptureAt::Shipment] {
+        let limits = limits(capture_at, Some(Duration::days(6)));
+        let shop = Shop { orders: 1, limits, left: ALL, keeps_what_is_held: false };
+        check(&format!("one buyer, paid at {capture_at:?}"), shop);
+    }
 }
 
 #[test]
 fn f01_two_buyers_for_one_unit() {
-    check("two buyers", Shop { orders: 2, left: TWO, keeps_what_is_held: false });
+    check(
+        "two buyers",
+        Shop { orders: 2, limits: nothing_is_shipped(), left: TWO, keeps_what_is_held: false },
+    );
 }
 
 #[test]
 #[should_panic(expected = "every way ends well")]
 fn what_is_not_given_back_is_found_out() {
-    check("a shop that keeps what is held", Shop { orders: 1, left: ONE, keeps_what_is_held: true });
+    check(
+        "a shop that keeps what is held",
+        Shop { orders: 1, limits: nothing_is_shipped(), left: ONE, keeps_what_is_held: true },
+    );
 }

@@ -150,10 +150,36 @@ fn a_payment_that_is_gone_before_the_confirmation_is_known_takes_the_order_back(
     let mut story = Story::authorized();
     assert_eq!(story.happens(&payment_stream(), payment::Event::Voided {}), ["begin_cancellation"]);
     let steps = story.happens(&order_stream(), order::Event::Confirmed {});
-    assert_eq!(steps, ["set deadline", "capture", "sell/CUP", "sell/MUG"]);
+    assert_eq!(steps, ["sell/CUP", "sell/MUG", "set deadline"], "nothing is taken that will be given back");
     let steps = story.is_taken_back(Reason::PaymentTimedOut);
     assert_eq!(steps, ["cancel deadline", "return/CUP 1", "return/MUG 5"]);
     story.ends(returned, &["cancel payment_timed_out"]);
+}
+
+#[test]
+fn goods_that_go_when_the_payment_is_gone_are_somebodys_to_see_to_at_once() {
+    let mut story = Story::sold_before_it_is_paid();
+    assert_eq!(story.happens(&payment_stream(), payment::Event::Voided {}), ["begin_cancellation"]);
+    assert!(story.happens(&order_stream(), shipped(1, true)).is_empty());
+    assert_eq!(story.stage(), "capture_stuck");
+}
+
+#[test]
+fn where_nothing_is_shipped_it_is_not_over_while_it_may_be_taken_back() {
+    for is_shipped in [false, true] {
+        let mut story = Story::default();
+        story.limits.shipment = None;
+        let mut story = story.checks_out().then_placed().then_held().then_authorized();
+        story.happens(&order_stream(), order::Event::Confirmed {});
+        assert_eq!(story.deadline(), ["begin_cancellation"]);
+        assert_eq!(story.happens(&payment_stream(), captured()), ["set deadline"]);
+        if is_shipped {
+            assert_eq!(story.happens(&order_stream(), shipped(1, false)), ["cancel deadline"]);
+            assert_eq!(story.stage(), "completed");
+        } else {
+            assert_eq!(story.is_taken_back(Reason::PaymentTimedOut), ["cancel deadline", "undo"]);
+        }
+    }
 }
 
 #[test]

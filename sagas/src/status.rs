@@ -253,7 +253,8 @@ pub enum Call {
     Abandon { saga: Kind, reason: String, by: Option<String> },
 }
 
-/// Asks for it; whichever process has the saga's lane does it in a moment.
+/// Asks for it; whichever process has the saga's lane does it in a moment. What was called for before, and is not
+/// done, stays as it was called for: it may be half done, and only the same call gets the rest done.
 ///
 /// # Errors
 /// Postgres does not answer.
@@ -266,14 +267,14 @@ pub async fn call(pool: &PgPool, id: OrderId, call: &Call) -> Result<(), sqlx::E
     let actor = by.as_ref().map(|by| format!("{}:{by}", calls::OPERATOR));
     sqlx::query(
         "insert into cartulary.saga_calls (id, partition, call, reason, actor) values ($1, $2, $3, $4, $5)
-         on conflict (id) do update set
-             call = excluded.call, reason = excluded.reason, actor = excluded.actor, at = excluded.at",
+         on conflict (id, call) do update set at = excluded.at, actor = excluded.actor where excluded.call = $6",
     )
     .bind(id.0)
     .bind(id.partition().cast_signed())
     .bind(what)
     .bind(reason)
     .bind(actor)
+    .bind(calls::RETRY_NOW)
     .execute(pool)
     .await?;
     Ok(())

@@ -1,4 +1,5 @@
-//! Deadlines that pass while nobody is there: when the sagas are back, each is acted on, once.
+//! Deadlines that pass while nobody is there, and what operators call for: when the sagas are back, each is acted on,
+//! once.
 //!
 //! | order | waits for                                 | what comes of it                          |
 //! |-------|-------------------------------------------|-------------------------------------------|
@@ -11,7 +12,9 @@
 
 use std::collections::BTreeMap;
 
+use domain::OrderId;
 use infra::log::EventLog;
+use sagas::status::{self, Call, Kind};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -188,6 +191,7 @@ async fn deadlines_pass(down: Down) {
         ("paid", "order.cancelled"),
         ("asked", "checkout.failed"),
         ("asked", "order.cancelled"),
+        ("ready", "order.cancellation_begun"),
         ("ready", "checkout.failed"),
         ("ready", "order.cancelled"),
         ("taken", "checkout.capture_stuck"),
@@ -196,6 +200,34 @@ async fn deadlines_pass(down: Down) {
     ] {
         assert_eq!(world.times(&orders[name], kind).await, 1, "{name}: {kind}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_called_for_meanwhile_is_done_as_it_was_called_for_first() {
+    let world = World::start().await;
+    let sagas = world.roles(&FLAGS, &[]).await;
+    world.settles().await;
+    let sku = world.client.product("called-for", 100).await;
+    let order = world.buy(&sku, "tok_approve").await;
+    world.waits(&order, "shipping").await;
+    drop(sagas);
+    let id: OrderId = order.parse().expect("an id");
+    for (reason, by) in [("a thief", "ann"), ("a hoax", "bob")] {
+        let (reason, by) = (reason.to_owned(), Some(by.to_owned()));
+        let call = Call::Abandon { saga: Kind::Checkout, reason, by };
+        status::call(&world.pool, id, &call).await.expect("called");
+    }
+    let sagas = world.roles(&FLAGS, &[]).await;
+    let is_cancelled = async || {
+        let shown = world.client.get(&format!("/v1/orders/{order}")).await.body;
+        (shown["status"] == "cancelled").then_some(shown)
+    };
+    assert_eq!(eventually("it is cancelled", is_cancelled).await["reason"], "abandoned");
+    let (_, printed) = operate_sagas(&sagas.admin, &["show", &order]).await;
+    assert!(printed.contains("a thief") && printed.contains("operator:ann"), "{printed}");
+    assert!(!printed.contains("a hoax"), "{printed}");
+    assert_eq!(world.times(&order, "order.cancellation_begun").await, 1);
+    assert!(!status::is_called(&world.pool, id).await.expect("a row"), "nothing is left to be done");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,9 +4,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use domain::StreamId;
-use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use futures_util::stream::BoxStream;
+use futures_util::stream::{BoxStream, unfold};
+use futures_util::{FutureExt, StreamExt};
 use infra::log::{Append, AppendError, EventLog, Message, PageOfStream, ReadError, Stored, Unavailable};
 
 /// What happens to one call.
@@ -33,6 +33,15 @@ pub enum Call {
     Append,
     Batch(usize),
     Load,
+    /// Of what happens, one commit.
+    Follow,
+}
+
+impl Call {
+    #[must_use]
+    pub fn appends(self) -> bool {
+        matches!(self, Self::Append | Self::Batch(_))
+    }
 }
 
 /// Says what happens to a call, and how long it takes.
@@ -41,7 +50,7 @@ pub type Plan = Box<dyn FnMut(Call) -> (Fault, Duration) + Send>;
 /// The first calls that append go wrong like that, and no others.
 pub fn first(mut count: u32, fault: Fault) -> Plan {
     Box::new(move |call| {
-        let goes_wrong = call != Call::Load && count > 0;
+        let goes_wrong = call.appends() && count > 0;
         count -= u32::from(goes_wrong);
         (if goes_wrong { fault } else { Fault::None }, Duration::ZERO)
     })
@@ -110,7 +119,7 @@ pub fn sizes(log: &FaultyLog) -> Vec<usize> {
     let size = |(call, _): &(Call, Fault)| match call {
         Call::Append => Some(1),
         Call::Batch(size) => Some(*size),
-        Call::Load => None,
+        Call::Load | Call::Follow => None,
     };
     calls.iter().filter_map(size).collect()
 }
@@ -152,11 +161,32 @@ impl EventLog for FaultyLog {
     }
 
     fn read(&self, sequence: u64) -> BoxFuture<'_, Result<Option<Stored>, ReadError>> {
-        self.log.read(sequence)
+        async move {
+            match self.happens(Call::Load).await {
+                Fault::Unreadable => Err(Unavailable::because("no answer").into()),
+                _ => self.log.read(sequence).await,
+            }
+        }
+        .boxed()
     }
 
+    /// When something goes wrong, that is the end of it.
     fn follow(&self, after: u64) -> BoxStream<'static, Result<Stored, ReadError>> {
-        self.log.follow(after)
+        let log = self.clone();
+        let next = move |all: Option<BoxStream<'static, Result<Stored, ReadError>>>| {
+            let log = log.clone();
+            async move {
+                let mut all = all?;
+                let next = all.next().await?;
+                match log.happens(Call::Follow).await {
+                    Fault::Unreadable => {
+                        Some((Err(Unavailable::because("the connection is lost").into()), None))
+                    }
+                    _ => Some((next, Some(all))),
+                }
+            }
+        };
+        unfold(Some(self.log.follow(after)), next).boxed()
     }
 
     fn identity(&self) -> BoxFuture<'_, Result<String, Unavailable>> {
@@ -164,6 +194,12 @@ impl EventLog for FaultyLog {
     }
 
     fn end(&self) -> BoxFuture<'_, Result<u64, Unavailable>> {
-        self.log.end()
+        async move {
+            match self.happens(Call::Load).await {
+                Fault::Unreadable => Err(Unavailable::because("no answer")),
+                _ => self.log.end().await,
+            }
+        }
+        .boxed()
     }
 }

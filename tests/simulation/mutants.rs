@@ -151,7 +151,7 @@ impl Hasty {
         &self,
         outcome: impl Future<Output = Result<u64, AppendError>>,
     ) -> Result<u64, AppendError> {
-        let guess = self.0.end().await.expect("an end") + 1;
+        let guess = self.0.end().await.unwrap_or_default() + 1;
         match outcome.await {
             Err(AppendError::Unknown(_)) => Ok(guess),
             outcome => outcome,

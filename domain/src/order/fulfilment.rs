@@ -184,7 +184,7 @@ impl Order {
     fn is_confirmed(&self) -> Result<(), Error> {
         match self.status {
             None => Err(Error::Unknown),
-            Some(Status::Confirmed) if !self.is_to_be_cancelled => Ok(()),
+            Some(Status::Confirmed) if !self.is_to_be_cancelled() => Ok(()),
             Some(Status::Cancelled(reason)) => Err(Error::Cancelled(reason)),
             Some(Status::Imported) => Err(Error::Imported),
             Some(Status::Pending | Status::Confirmed) => Err(Error::NotConfirmed),

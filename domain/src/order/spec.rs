@@ -91,6 +91,8 @@ fn what_the_shop_takes_back_is_not_shipped_and_what_is_shipped_is_not_taken_back
         .when(Command::BeginCancellation { reason: Reason::Abandoned })
         .then_nothing()
         .when(Command::RequestCancellation)
+        .then([Event::CancellationRequested {}])
+        .when(Command::RequestCancellation)
         .then_nothing()
         .when(Command::Cancel { reason })
         .then([Event::Cancelled { reason }])

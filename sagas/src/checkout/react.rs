@@ -110,13 +110,20 @@ impl Draft {
 
     fn confirmed(&mut self) {
         match (self.limits.capture_at, self.limits.shipment) {
-            (CaptureAt::Shipment, Some(limit)) => {
-                self.record(Event::SaleBegun {});
-                let (deadline, generation) = self.new_deadline(limit);
-                self.record(Event::ShippingBegun { is_paid: false, deadline, generation });
+            // Nothing is taken that will most likely be given back.
+            (_, limit) if self.state.withdrawal.is_some() => {
+                self.begin_sale(limit.unwrap_or(self.limits.capture));
             }
+            (CaptureAt::Shipment, Some(limit)) => self.begin_sale(limit),
             (CaptureAt::Confirmation, _) | (CaptureAt::Shipment, None) => self.begin_capture(),
         }
+    }
+
+    /// The goods are sold, and paid when they are shipped.
+    fn begin_sale(&mut self, limit: Duration) {
+        self.record(Event::SaleBegun {});
+        let (deadline, generation) = self.new_deadline(limit);
+        self.record(Event::ShippingBegun { is_paid: false, deadline, generation });
     }
 
     fn begin_capture(&mut self) {
@@ -130,11 +137,17 @@ impl Draft {
     /// They may have gone while it was to be taken back, and that is not done any more.
     fn goods_shipped(&mut self, withdrawal: Option<Reason>) {
         match (self.state.stage, withdrawal) {
-            (Stage::Capturing, Some(reason)) => {
-                self.record(Event::CaptureStuck { reason: reason.code().to_owned() });
+            (Stage::Capturing, Some(reason)) => self.capture_stuck(reason.code()),
+            (Stage::Shipping | Stage::ShipmentOverdue, _) if !self.state.captured => {
+                if self.state.payment_open {
+                    self.begin_capture();
+                } else {
+                    self.capture_stuck(withdrawal.map_or("payment_gone", Reason::code));
+                }
             }
-            (Stage::Shipping | Stage::ShipmentOverdue, _) if !self.state.captured => self.begin_capture(),
-            (Stage::Shipping | Stage::ShipmentOverdue, _) if self.state.shipped == Shipped::All => {
+            (Stage::Shipping | Stage::ShipmentOverdue, _)
+                if self.state.shipped == Shipped::All || self.limits.shipment.is_none() =>
+            {
                 self.record(Event::Completed {});
             }
             _ => {}
@@ -142,7 +155,9 @@ impl Draft {
     }
 
     fn captured(&mut self) {
-        match self.limits.shipment {
+        // It is not over while it may be taken back.
+        let may_go_back = self.state.withdrawal.map(|_| self.limits.capture);
+        match self.limits.shipment.or(may_go_back) {
             Some(limit) if self.state.shipped != Shipped::All => {
                 // The timer that waits for the capture is moved when it fires; if it did, it does not again, and
                 // it may have if all is to be taken back.
@@ -257,8 +272,12 @@ impl Draft {
         if self.state.shipped == Shipped::Nothing {
             self.fail(reason);
         } else {
-            self.record(Event::CaptureStuck { reason: why.to_owned() });
+            self.capture_stuck(why);
         }
+    }
+
+    fn capture_stuck(&mut self, why: &str) {
+        self.record(Event::CaptureStuck { reason: why.to_owned() });
     }
 
     fn refund_failed(&mut self, refund: &str, reason: &str) {

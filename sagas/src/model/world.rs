@@ -62,6 +62,8 @@ pub struct Case {
     /// Its goods were sold, whatever became of them: then its cart stays closed.
     was_sold: bool,
     is_written_off: bool,
+    /// It was over, and nobody asked for it to go on.
+    pub has_gone_on: bool,
     payment: Payment,
     pub ledger: Ledger,
     inputs: BTreeMap<Saga, VecDeque<Input>>,
@@ -144,6 +146,16 @@ impl Ledger {
     }
 }
 
+/// A person wants it to be taken back.
+fn is_asked_for(input: &Input) -> bool {
+    let Input::Event { event: Happened::Order(event), .. } = input else { return false };
+    matches!(
+        event,
+        order::Event::CancellationRequested {}
+            | order::Event::CancellationBegun { reason: order::Reason::Abandoned }
+    )
+}
+
 /// Late enough for every deadline.
 fn late() -> DateTime<Utc> {
     DateTime::UNIX_EPOCH + Duration::days(365)
@@ -186,6 +198,7 @@ impl Case {
             is_cart_open: false,
             was_sold: false,
             is_written_off: false,
+            has_gone_on: false,
             payment: Payment::default(),
             ledger: Ledger::default(),
             inputs: BTreeMap::new(),
@@ -274,6 +287,17 @@ impl Case {
         }
     }
 
+    /// It ended well, or waits for the goods to be shipped, and that has a deadline or had one.
+    pub fn rests_well(&self) -> bool {
+        let is_paid = self.ledger.kept() == TOTAL || (self.ledger.captured == 0 && !self.ledger.is_empty());
+        let waits = match self.stage() {
+            "shipping" => is_paid && self.timers.contains_key("deadline"),
+            "shipment_overdue" => is_paid,
+            _ => false,
+        };
+        self.ended_well() || waits
+    }
+
     fn pay(&mut self, command: payment::Command) {
         let events = self.payment.decide(command).expect("never refused");
         for event in events {
@@ -345,12 +369,14 @@ impl World {
         let told = || Told { input: input.clone(), limits: limits.clone(), now };
         if !case.begun.contains_key(&saga) {
             let Ok(recorded) = case.checkout.decide(told());
+            let was_over = case.is_over();
             for event in &recorded {
                 case.checkout.evolve(event);
                 case.was_sold |=
                     matches!(event, checkout::Event::SaleBegun {} | checkout::Event::CaptureBegun { .. });
                 case.is_written_off |= matches!(event, checkout::Event::WrittenOff {});
             }
+            case.has_gone_on |= was_over && !case.is_over() && !is_asked_for(input);
             case.begun.insert(saga, Begun { recorded, done: 0 });
         }
         let Ok(again) = case.checkout.decide(told());

@@ -77,9 +77,9 @@ fn process(log: &Mutated, mut random: fastrand::Rng, mutant: Mutant) -> (FaultyL
     let plan: Plan = Box::new(move |call| {
         let append_faults = [Fault::Lost, Fault::AnswerLost, Fault::Late, Fault::Refused];
         let fault = match (random.u32(0..100) < wrong, call) {
-            _ if loses && call != Call::Load && random.u32(0..LOST) == 0 => Fault::Forgotten,
+            _ if loses && call.appends() && random.u32(0..LOST) == 0 => Fault::Forgotten,
             (false, _) => Fault::None,
-            (true, Call::Load) => Fault::Unreadable,
+            (true, Call::Load | Call::Follow) => Fault::Unreadable,
             (true, _) => random.choice(append_faults).unwrap_or(Fault::Lost),
         };
         (fault, Duration::from_millis(random.u64(0..=slowest_ms)))

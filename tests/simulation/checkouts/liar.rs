@@ -1,7 +1,7 @@
 //! A process's way to the provider: what it says may be made up on the way, and more may be asked than was wanted.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use chrono::{DateTime, Utc};
 use domain::OrderId;
@@ -9,6 +9,7 @@ use domain::payment::{Operation, Refund, RefundState, Request, State, Statement}
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use infra::payment::{Answer, NoAnswer, Page, PaymentProvider, Wanted};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::provider::Provider;
@@ -24,37 +25,39 @@ pub struct Liar {
     mutant: Mutant,
     nap: Nap,
     counts: Counts,
-    /// What this process has asked, by order.
-    asked: Mutex<BTreeMap<OrderId, Asked>>,
-}
-
-#[derive(Default)]
-struct Asked {
-    keys: BTreeSet<String>,
-    /// Requests that somebody may have made before.
-    again: u32,
-    looked_up: u32,
+    /// When each key was used first, by any process.
+    used: Arc<Mutex<BTreeMap<String, Instant>>>,
+    began: Instant,
+    /// What this process has asked for.
+    own: Mutex<BTreeSet<String>>,
+    /// When this process last looked up an order.
+    looked_up: Mutex<BTreeMap<OrderId, Instant>>,
 }
 
 impl Liar {
     pub fn new(world: &World, nap: &Nap) -> Self {
-        let (provider, counts) = (world.provider.clone(), world.counts.clone());
-        Self { provider, mutant: world.mutant, nap: nap.clone(), counts, asked: Mutex::default() }
+        Self {
+            provider: world.provider.clone(),
+            mutant: world.mutant,
+            nap: nap.clone(),
+            counts: world.counts.clone(),
+            used: world.used_keys.clone(),
+            began: Instant::now(),
+            own: Mutex::default(),
+            looked_up: Mutex::default(),
+        }
     }
 
-    fn counted<T>(&self, order_id: OrderId, count: impl FnOnce(&mut Asked) -> T) -> T {
-        count(self.asked.lock().expect("no panic").entry(order_id).or_default())
-    }
-
-    /// Each request that may have been made before is looked up first, by the process that makes it. That a stray
-    /// payment is voided for a second time, because it was found once more, harms nobody.
+    /// Each request that may have been made before is looked up first, at the same moment, by the process that makes
+    /// it: before it was there, or by itself. That a stray payment is voided for a second time, because it was found
+    /// once more, harms nobody.
     fn is_blind(&self, request: &Request) -> bool {
-        self.counted(request.order_id, |asked| {
-            let is_new = asked.keys.insert(request.idempotency_key());
-            let is_again = request.open.attempt > 0 || request.open.operation.creates() && !is_new;
-            asked.again += u32::from(is_again);
-            is_again && asked.again > asked.looked_up
-        })
+        let (key, now) = (request.idempotency_key(), Instant::now());
+        let first = *self.used.lock().expect("no panic").entry(key.clone()).or_insert(now);
+        let is_own = !self.own.lock().expect("no panic").insert(key);
+        let is_again =
+            request.open.attempt > 0 || request.open.operation.creates() && (first < self.began || is_own);
+        is_again && self.looked_up.lock().expect("no panic").get(&request.order_id) != Some(&now)
     }
 
     async fn ask_falsely(&self, request: &Request) -> Result<Answer, NoAnswer> {
@@ -129,10 +132,10 @@ fn another(order_id: OrderId) -> OrderId {
 impl PaymentProvider for Liar {
     fn ask<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<Answer, NoAnswer>> {
         async {
-            self.nap.over().await;
             if self.is_blind(request) {
                 self.counts.note(ASKED_BLINDLY);
             }
+            self.nap.over().await;
             let answer = self.ask_falsely(request).await;
             self.nap.over().await;
             answer
@@ -151,7 +154,7 @@ impl PaymentProvider for Liar {
                 }
                 _ => self.provider.look_up(wanted).await?,
             };
-            self.counted(order_id, |asked| asked.looked_up += 1);
+            self.looked_up.lock().expect("no panic").insert(order_id, Instant::now());
             Ok(found)
         }
         .boxed()

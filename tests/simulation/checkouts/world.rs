@@ -14,6 +14,8 @@ pub struct World {
     pub calm: Calm,
     pub mutant: Mutant,
     pub limits: Limits,
+    /// When each key was used first at the provider.
+    pub used_keys: Arc<Mutex<BTreeMap<String, tokio::time::Instant>>>,
     /// What operators want given up, and when they called.
     given_up: Mutex<BTreeMap<OrderId, DateTime<Utc>>>,
     pub counts: Counts,
@@ -57,6 +59,7 @@ impl World {
             calm,
             mutant,
             limits: limits(random),
+            used_keys: Arc::default(),
             given_up: Mutex::default(),
             counts,
             jumped,
@@ -73,14 +76,15 @@ impl World {
             let is_out = !calm.is_calm() && outages.is_one_now();
             let goes_wrong = !calm.is_calm() && random.u32(0..100) < wrong;
             let fault = match (is_out || goes_wrong, call) {
-                _ if loses && call != Call::Load && random.u32(0..mutants::LOST) == 0 => Fault::Forgotten,
+                _ if loses && call.appends() && random.u32(0..mutants::LOST) == 0 => Fault::Forgotten,
                 (false, _) => Fault::None,
-                (true, Call::Load) => Fault::Unreadable,
+                (true, Call::Load | Call::Follow) => Fault::Unreadable,
                 // It may be out of reach in one direction only.
                 (true, _) if is_out => random.choice([Fault::Lost, Fault::AnswerLost]).unwrap_or(Fault::Lost),
                 (true, _) => random.choice(faults).unwrap_or(Fault::Lost),
             };
-            (fault, nap.left() + Duration::from_millis(random.u64(0..=10)))
+            let way = if call == Call::Follow { 0 } else { random.u64(0..=10) };
+            (fault, nap.left() + Duration::from_millis(way))
         });
         FaultyLog::new(self.log.clone(), plan)
     }
@@ -169,7 +173,7 @@ impl World {
     }
 
     fn give_up(&self, order_id: OrderId) {
-        self.given_up.lock().expect("no panic").insert(order_id, self.clock.now());
+        self.given_up.lock().expect("no panic").entry(order_id).or_insert_with(|| self.clock.now());
     }
 
     /// Gives up what is shipped and can't be paid, as somebody has to in the end.
@@ -284,13 +288,15 @@ impl World {
 /// Short and long ones, so that each of them passes now and then.
 fn limits(random: &mut fastrand::Rng) -> Limits {
     let hold = chrono::Duration::milliseconds(random.choice([60, 20_000, 60_000]).unwrap_or(60));
+    // Some shops ship nothing, or do so elsewhere.
+    let is_shipped = random.u32(0..5) > 0;
     let mut seconds = |choice: [i64; 3]| chrono::Duration::seconds(random.choice(choice).unwrap_or(30));
     Limits {
         hold,
         authorization: seconds([10, 30, 300]),
         challenge: seconds([10, 60, 300]),
         capture: seconds([20, 600, 3_600]),
-        shipment: Some(seconds([60, 600, 600])),
+        shipment: Some(seconds([60, 600, 600])).filter(|_| is_shipped),
         capture_at: random
             .choice([CaptureAt::Confirmation, CaptureAt::Shipment])
             .unwrap_or(CaptureAt::Confirmation),
