@@ -8,7 +8,7 @@
 //! | Refund    | RefundRequested, RefundQueued while a request is open, or RefundFailed          |
 //! | Record    | what is news in a statement; Declined, CaptureFailed, RefundFailed, UndoRefused, OutcomeUnknown, ReviewRequired |
 //! | Abandon   | Abandoned, if a request is open                                                 |
-//! | Observe   | what is news in a statement: Authorized, AuthorizationAdjusted, Declined, ActionRequired, Captured, Voided, Refunded, RefundReversed, ChargedBack, ChargeBackReversed, StrayFound, StrayUndone |
+//! | Observe   | what is news in a statement: Authorized, AuthorizationAdjusted, Declined, ActionRequired, Captured, Voided, Refunded, RefundReversed, ChargedBack, ChargeBackReversed, StrayFound, StrayUndone, NothingToUndo |
 //!
 //! Only the sagas give these commands, so none is refused: what does not apply any more has no
 //! events. A request is in the log before the provider is called. While its outcome is unknown,

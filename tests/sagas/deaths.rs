@@ -55,8 +55,14 @@ struct Death {
 
 impl World {
     async fn sagas(&self, story: Story, environment: &[(&str, &str)]) -> Roles {
-        let arguments = [&["sagas", "--payment-books-lag-s", "2"], story.flags()].concat();
-        self.roles(&arguments, environment).await
+        self.roles(&arguments(story), environment).await
+    }
+
+    /// The sagas, which die; nothing, if they are dead already: of what an earlier story left, such as a timer.
+    async fn mortal_sagas(&self, death: Death) -> Option<Roles> {
+        let dies = format!("{}={}*off->return", death.place, death.nth - 1);
+        let (url, arguments) = (self.nats.url(), arguments(death.story));
+        Roles::start_or_die(url, &self.database, &arguments, &[("FAILPOINTS", &dies)]).await.ok()
     }
 
     /// Lives through a story unharmed; how it ends, and how often each place is passed.
@@ -80,14 +86,15 @@ impl World {
 
     /// Lives through a story with a death in it, and finds it end as it does without; whether it came to that.
     async fn harmed(&self, death: Death, wanted: &Ending) -> bool {
-        let Death { story, place, nth } = death;
-        let dies = format!("{place}={}*off->return", nth - 1);
-        let mut dying = self.sagas(story, &[("FAILPOINTS", &dies)]).await;
+        let story = death.story;
+        let mut dying = self.mortal_sagas(death).await;
         let life = Life::begin(self, story).await;
         let is_over = AtomicBool::new(false);
-        let heir = within(LIFE_LIMIT, "it dies or lives on", async || match dying.ended() {
-            true => Some(Some(self.sagas(story, &[]).await)),
-            false => is_over.load(Ordering::Relaxed).then_some(None),
+        let heir = within(LIFE_LIMIT, "it dies or lives on", async || {
+            match dying.as_mut().is_none_or(Roles::ended) {
+                true => Some(Some(self.sagas(story, &[]).await)),
+                false => is_over.load(Ordering::Relaxed).then_some(None),
+            }
         });
         let lives = async {
             let order = story.tell(self, &life.skus).await;
@@ -105,6 +112,10 @@ impl World {
         let ((), heir) = tokio::join!(lives, heir);
         heir.is_some()
     }
+}
+
+fn arguments(story: Story) -> Vec<&'static str> {
+    [&["sagas", "--payment-books-lag-s", "2"], story.flags()].concat()
 }
 
 /// A story under way.

@@ -2,6 +2,7 @@
 //! the whole log and the provider's ledger are held against each other.
 
 mod accountant;
+mod banks;
 mod buyers;
 mod checks;
 mod clerk;
@@ -251,6 +252,7 @@ async fn history(seed: u64, mutant: Mutant) -> History {
     processes.spawn(world.clone().signals(random.fork()));
     processes.spawn(world.clone().jumps(random.fork()));
     processes.spawn(world.clone().rash_operator(random.fork()));
+    processes.spawn(world.clone().banks(random.fork()));
     processes.spawn(clerk::ships_in_the_last_moment(world.memory.clone(), desk.clone(), random.fork()));
     // What it repairs is not seen to be right without it.
     if random.bool() {

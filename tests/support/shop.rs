@@ -74,6 +74,17 @@ impl Roles {
         arguments: &[&str],
         environment: &[(&str, &str)],
     ) -> Self {
+        let started = Self::start_or_die(nats_url, database_url, arguments, environment).await;
+        started.unwrap_or_else(|told| panic!("it does not say where it listens: {told}"))
+    }
+
+    /// The same for roles that may die before they listen, because there is work left for them; then what they told.
+    pub async fn start_or_die(
+        nats_url: &str,
+        database_url: &str,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Result<Self, String> {
         let log = tempfile::tempfile().expect("a file");
         let mut command = Command::new(PROGRAM);
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
@@ -100,14 +111,19 @@ impl Roles {
             let mut told = |before: &str| {
                 let mut line = String::new();
                 std::io::BufRead::read_line(&mut output, &mut line).expect("its output");
-                let told = line.trim().strip_prefix(before).map(str::to_owned);
-                told.unwrap_or_else(|| panic!("it does not say where it listens: {}", printed(&log)))
+                line.trim().strip_prefix(before).map(str::to_owned).ok_or_else(|| printed(&log))
             };
-            let url = told("listening on ");
-            (url, if has_admin { told("admin API on ") } else { String::new() })
+            let url = told("listening on ")?;
+            Ok((url, if has_admin { told("admin API on ")? } else { String::new() }))
         });
-        let (url, admin) = told.await.expect("no panic");
-        Self { process, url, admin }
+        match told.await.expect("no panic") {
+            Ok((url, admin)) => Ok(Self { process, url, admin }),
+            Err(told) => {
+                let _ = process.kill();
+                let _ = process.wait();
+                Err(told)
+            }
+        }
     }
 
     /// Status and body of an answer.

@@ -113,6 +113,7 @@ impl Draft {
             }
         }
         self.go_on();
+        self.taken_back_meanwhile();
     }
 
     /// The open request was not carried out, and will not be. What must be done is asked for again.
@@ -135,6 +136,16 @@ impl Draft {
     pub fn observe(&mut self, statement: &Statement) {
         self.take_from(statement);
         self.go_on();
+        self.taken_back_meanwhile();
+    }
+
+    /// Who waits for the money to be given back is told that the buyer's bank was faster.
+    fn taken_back_meanwhile(&mut self) {
+        let is_news = self.events.iter().any(|event| matches!(event, Event::ChargedBack { .. }));
+        let is_left = self.state.open.is_some() || self.state.amounts.kept() > 0;
+        if is_news && self.state.to_be_undone && !is_left {
+            self.record(Event::NothingToUndo {});
+        }
     }
 
     /// What is news in it. Amounts only grow, and ends stay, so an old statement brings none.
@@ -169,19 +180,23 @@ impl Draft {
         if reinstated > 0 {
             self.record(Event::ChargeBackReversed { amount: self.money(reinstated) });
         }
-        self.nothing_is_left();
+        self.less_is_left();
     }
 
-    /// Somebody else gave it all back meanwhile, or the buyer's bank did: then there's nothing to ask for.
-    fn nothing_is_left(&mut self) {
+    /// Somebody else gave some of it back meanwhile, or the buyer's bank did: so much was not given back by what was
+    /// asked for, and can't be any more. An undo goes on with what is left.
+    fn less_is_left(&mut self) {
         let open = self.state.open.as_ref().filter(|open| open.stray.is_none());
         let Some((refund, amount)) = open.and_then(|open| Some((open.refund.clone()?, open.amount))) else {
             return;
         };
-        if self.state.amounts.kept() == 0 {
-            let (amount, reason) = (self.money(amount), "nothing_left".to_owned());
-            self.record(Event::RefundFailed { refund, amount, reason });
-        }
+        let reason = match self.state.amounts.kept() {
+            0 => "nothing_left",
+            kept if kept < amount && !refund.contains(':') => "less_left",
+            _ => return,
+        };
+        let (amount, reason) = (self.money(amount), reason.to_owned());
+        self.record(Event::RefundFailed { refund, amount, reason });
     }
 
     fn authorization(&mut self, statement: &Statement) {

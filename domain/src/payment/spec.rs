@@ -1,6 +1,7 @@
 //! What becomes of payments, told as stories.
 
 mod abandoned;
+mod elsewhere;
 
 use chrono::{DateTime, Duration, Utc};
 use uuid::Uuid;

@@ -186,6 +186,7 @@ struct Ledger {
     voided: usize,
     captured: Vec<i64>,
     refunded: Vec<i64>,
+    charged_back: i64,
 }
 
 impl Ledger {
@@ -195,6 +196,7 @@ impl Ledger {
         let lines = history.ledger.iter().filter(|line| line.order_id == order_id && !line.is_declined());
         for line in lines {
             let payment = payments.entry(&line.reference).or_default();
+            payment.charged_back += line.charged_back;
             match line.operation {
                 Operation::Authorize => payment.authorized += 1,
                 Operation::Void => payment.voided += 1,
@@ -208,7 +210,7 @@ impl Ledger {
     /// Nothing is held, and nothing kept.
     fn is_undone(&self) -> bool {
         let (captured, refunded): (i64, i64) = (self.captured.iter().sum(), self.refunded.iter().sum());
-        captured == refunded && (self.authorized == 0 || captured > 0 || self.voided == 1)
+        captured == refunded + self.charged_back && (self.authorized == 0 || captured > 0 || self.voided == 1)
     }
 }
 

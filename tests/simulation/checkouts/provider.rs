@@ -61,10 +61,12 @@ pub struct Booked {
     pub reference: String,
     /// Our name for it, if it is a refund.
     pub refund: Option<String>,
-    made_at: DateTime<Utc>,
-    settles_at: DateTime<Utc>,
+    pub made_at: DateTime<Utc>,
+    pub settles_at: DateTime<Utc>,
     /// When the buyer does what is required of them, and whether they approve; nothing, if nothing is.
-    challenge: Option<(DateTime<Utc>, bool)>,
+    pub challenge: Option<(DateTime<Utc>, bool)>,
+    /// What the buyer's bank took back of the payment.
+    pub charged_back: i64,
 }
 
 impl Booked {
@@ -93,9 +95,9 @@ pub struct Books {
     listed_late: Duration,
     /// Who asks twice has it done twice.
     pub forgets_keys: bool,
-    clock: Clock,
+    pub clock: Clock,
     calm: Calm,
-    counts: Counts,
+    pub counts: Counts,
     mutant: Mutant,
 }
 
@@ -215,8 +217,14 @@ impl Provider {
             booked.operation == Operation::Refund && booked.reference == reference && !booked.declined
         };
         let refunded: i64 = ledger.values().filter(is_refund).map(|booked| booked.amount.amount).sum();
-        let left = before.as_ref().map_or(0, |before| before.captured - refunded);
-        if operation == Operation::Refund && self.forgets_keys && left < request.amount.amount {
+        let charged_back = before.as_ref().map_or(0, |before| before.charged_back);
+        let left = before.as_ref().map_or(0, |before| before.captured - refunded - charged_back);
+        let knows = self.forgets_keys || charged_back > 0;
+        if operation == Operation::Refund
+            && knows
+            && !ledger.contains_key(&key)
+            && left < request.amount.amount
+        {
             // Whatever it forgets, it does not give back more than it took.
             return match before.filter(|_| left == 0) {
                 Some(before) => Answer::Stated(before),
@@ -254,6 +262,7 @@ impl Provider {
                 .then(|| (now + Duration::from_secs(random.u64(1..400)), random.u32(0..4) > 0)),
             made_at: now,
             settles_at: now + Duration::from_secs(wait),
+            charged_back: 0,
         };
         if self.forgets_keys && ledger.values().any(|other| other.is_like(&booked)) {
             self.counts.note("it is done twice");
@@ -271,7 +280,11 @@ impl Provider {
 }
 
 /// What the ledger says of an order's payments.
-fn statements(ledger: &BTreeMap<String, Booked>, order_id: OrderId, now: DateTime<Utc>) -> Vec<Statement> {
+pub fn statements(
+    ledger: &BTreeMap<String, Booked>,
+    order_id: OrderId,
+    now: DateTime<Utc>,
+) -> Vec<Statement> {
     let ours: Vec<&Booked> = ledger.values().filter(|booked| booked.order_id == order_id).collect();
     let made = ours.iter().filter(|booked| booked.operation == Operation::Authorize);
     let statement = |made: &&Booked| {
@@ -309,7 +322,7 @@ fn statements(ledger: &BTreeMap<String, Booked>, order_id: OrderId, now: DateTim
             currency: made.amount.currency,
             authorized: if is_settled && !is_declined { made.amount.amount } else { 0 },
             captured,
-            charged_back: 0,
+            charged_back: made.charged_back,
             reinstated: 0,
             refunds: ours.iter().filter(is_refund).map(refund).collect(),
         }
