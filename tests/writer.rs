@@ -227,3 +227,29 @@ async fn nobody_waits_for_ever_behind_a_log_that_is_gone() {
     );
     assert!(began.elapsed() < Duration::from_secs(45), "{:?}", began.elapsed());
 }
+
+/// Should it wait for itself, no clock of the runtime gets it out of that.
+#[test]
+fn who_comes_when_another_command_to_the_same_aggregate_has_waited_for_too_long_goes_on() {
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+        runtime.expect("a runtime").block_on(async {
+            let log = FaultyLog::new(MemoryLog::default(), slow(Duration::from_secs(3_600)));
+            let settings = writer::Settings { singles_max: 1, ..Default::default() };
+            let executor = executor(Arc::new(log), settings);
+            let hangs = |sku, number| {
+                let executor = executor.clone();
+                tokio::spawn(async move { receive(&executor, sku, number).await })
+            };
+            let _in_the_log = hangs("OTHER", 1);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let first = hangs("SKU", 2);
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            let _second = hangs("SKU", 3);
+            tell.send(first.await.expect("no panic")).expect("somebody listens");
+        });
+    });
+    let first = told.recv_timeout(Duration::from_secs(20)).expect("nobody waits for itself");
+    assert!(matches!(first, Err(Error::Unavailable(_))), "{first:?}");
+}

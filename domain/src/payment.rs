@@ -3,12 +3,13 @@
 //! | command   | event                                                                           |
 //! |-----------|---------------------------------------------------------------------------------|
 //! | Authorize | AuthorizationRequested                                                          |
-//! | Capture   | CaptureRequested                                                                |
-//! | Undo      | VoidRequested, RefundRequested, CancellationRequested while a request is open, or NothingToUndo |
+//! | Capture   | CaptureRequested, or CaptureQueued while a stray is undone                      |
+//! | Undo      | VoidRequested, RefundRequested, CancellationRequested while a request is open |
 //! | Refund    | RefundRequested, RefundQueued while a request is open, or RefundFailed          |
 //! | Record    | what is news in a statement; Declined, CaptureFailed, RefundFailed, UndoRefused, OutcomeUnknown, ReviewRequired |
 //! | Abandon   | Abandoned, if a request is open                                                 |
-//! | Observe   | what is news in a statement: Authorized, AuthorizationAdjusted, Declined, ActionRequired, Captured, Voided, Refunded, RefundReversed, ChargedBack, ChargeBackReversed, StrayFound, StrayUndone, NothingToUndo |
+//! | Observe   | what is news in a statement: Authorized, AuthorizationAdjusted, Declined, ActionRequired, Captured, Voided, Refunded, RefundReversed, ChargedBack, ChargeBackReversed, StrayFound, StrayUndone |
+//! | any       | what is to be asked for next; NothingToUndo, if nothing is left of what is to be undone |
 //!
 //! Only the sagas give these commands, so none is refused: what does not apply any more has no
 //! events. A request is in the log before the provider is called. While its outcome is unknown,
@@ -23,12 +24,13 @@
 mod abandon;
 mod amounts;
 mod draft;
+mod open;
 mod request;
 #[cfg(test)]
 mod spec;
 mod statement;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -39,10 +41,10 @@ use crate::cart::PaymentMethod;
 use crate::ids::OrderId;
 use crate::money::Money;
 use draft::Draft;
-use request::{is_whole, name_of_round, whole};
+use request::{is_whole, whole};
 
 pub use amounts::{Amounts, Status};
-pub use request::{OpenRequest, Operation, Request, is_made_again, refund_of_key};
+pub use request::{OpenRequest, Operation, Request, is_made_again, refund_of_key, undoes_all};
 pub use statement::{Outcome, Refund, RefundState, State, Statement};
 
 pub const CATEGORY: &str = "payment";
@@ -58,11 +60,15 @@ pub struct Payment {
     amounts: Amounts,
     /// By our name for them, or the provider's, where somebody else made them.
     refunds: BTreeMap<String, KnownRefund>,
-    /// Captured amounts of second payments that are not undone yet, by the provider's name for them.
+    /// What is left of what was captured by second payments that are not undone yet, by the provider's name for them.
     strays: BTreeMap<String, i64>,
+    /// Those that nobody asks back any more.
+    strays_given_up: BTreeSet<String>,
     open: Option<OpenRequest>,
     /// Nothing is to be kept, or taken any more.
     to_be_undone: bool,
+    /// To be captured, once nothing else is asked for.
+    is_capture_queued: bool,
     /// What is to be undone is not asked back any more, until there is more of it.
     is_given_up: bool,
     /// How many requests the provider refused, or a person gave up.
@@ -146,6 +152,9 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         at: Option<DateTime<Utc>>,
     },
+    /// It will be asked for when the undo of another payment has ended.
+    #[serde(rename = "payment.capture_queued")]
+    CaptureQueued { amount: Money },
     #[serde(rename = "payment.captured")]
     Captured { amount: Money },
     #[serde(rename = "payment.capture_failed")]
@@ -257,7 +266,7 @@ impl Aggregate for Payment {
 
     fn evolve(&mut self, event: &Event) {
         self.amounts.evolve(event);
-        self.is_given_up &= !event.makes_more_to_undo();
+        self.take_up_again(event);
         match event {
             Event::AuthorizationRequested { amount, payment, at } => {
                 self.quote = Some((*amount, payment.clone()));
@@ -285,8 +294,13 @@ impl Aggregate for Payment {
                 self.to_be_undone = true;
                 self.finish(&[Operation::Authorize, Operation::Capture]);
             }
-            Event::CaptureRequested { amount, at } => self.begin(Operation::Capture, amount.amount, *at),
+            Event::CaptureQueued { .. } => self.is_capture_queued = true,
+            Event::CaptureRequested { amount, at } => {
+                self.is_capture_queued = false;
+                self.begin(Operation::Capture, amount.amount, *at);
+            }
             Event::Captured { .. } => {
+                self.is_capture_queued = false;
                 self.finish(&[Operation::Authorize, Operation::Capture, Operation::Void]);
             }
             Event::CaptureFailed { .. } => {
@@ -311,7 +325,8 @@ impl Aggregate for Payment {
             Event::Abandoned { operation, .. } => self.give_up(*operation),
             Event::StrayFound { provider_reference, captured, .. } => {
                 self.strays.insert(provider_reference.clone(), captured.amount);
-                self.finish_stray(provider_reference);
+                // What is asked for next is another amount, so it has another key.
+                self.rounds += u32::from(self.finish_stray(provider_reference));
             }
             Event::StrayUndone { provider_reference } => {
                 self.strays.remove(provider_reference);
@@ -368,93 +383,22 @@ impl Payment {
         let Some((Money { currency, .. }, _)) = self.quote else { return Vec::new() };
         let mut draft = Draft { state: self.clone(), events: Vec::new(), currency, at };
         change(&mut draft);
+        draft.tell_end(self);
         draft.events
     }
 
     fn capture(&self, at: DateTime<Utc>) -> Vec<Event> {
         let Some((requested, _)) = &self.quote else { return Vec::new() };
-        if self.open.is_some() || self.to_be_undone || !self.amounts.is_capturable() {
+        if self.to_be_undone || !self.amounts.is_capturable() {
             return Vec::new();
         }
         let amount = Money::new(self.amounts.authorized.min(requested.amount), requested.currency);
-        vec![Event::CaptureRequested { amount, at: Some(at) }]
-    }
-
-    fn begin(&mut self, operation: Operation, amount: i64, asked_at: Option<DateTime<Utc>>) {
-        self.open = Some(OpenRequest {
-            operation,
-            amount,
-            refund: None,
-            stray: None,
-            attempt: 0,
-            round: self.rounds,
-            asked_at,
-            is_under_review: false,
-        });
-    }
-
-    fn call(&mut self, refund: String) {
-        if let Some(open) = &mut self.open {
-            open.refund = Some(refund);
-        }
-    }
-
-    fn about(&mut self, stray: Option<String>) {
-        if let Some(open) = &mut self.open {
-            open.stray = stray;
-        }
-    }
-
-    fn again(&mut self, attempt: u32) {
-        if let Some(open) = &mut self.open {
-            open.attempt = attempt;
-        }
-    }
-
-    fn finish(&mut self, operations: &[Operation]) {
-        let is_one = |open: &mut OpenRequest| open.stray.is_none() && operations.contains(&open.operation);
-        self.open.take_if(is_one);
-    }
-
-    fn finish_stray(&mut self, reference: &str) {
-        self.open.take_if(|open| open.stray.as_deref() == Some(reference));
-    }
-
-    /// The next request for it is another one, so it has another key, and is asked for the first time then.
-    fn undo_was_refused(&mut self, attempt: u32, again_at: DateTime<Utc>) {
-        self.rounds += 1;
-        let Some(open) = &mut self.open else { return };
-        (open.attempt, open.round, open.asked_at) = (attempt, self.rounds, Some(again_at));
-        let Some(refused) = &mut open.refund else { return };
-        let next = name_of_round(refused, self.rounds);
-        if open.stray.is_none()
-            && let Some(known) = self.refunds.remove(refused)
-        {
-            self.refunds.insert(refused.clone(), KnownRefund { step: RefundStep::Failed, ..known });
-            self.refunds.insert(next.clone(), known);
-        }
-        *refused = next;
-    }
-
-    fn refund_happened(&mut self, event: &Event) {
-        let (refund, amount, step) = match event {
-            Event::RefundQueued { refund, amount } => (refund, amount, RefundStep::Queued),
-            Event::RefundRequested { refund, amount, at, .. } => {
-                self.to_be_undone |= !refund.contains(':');
-                self.begin(Operation::Refund, amount.amount, *at);
-                self.call(refund.clone());
-                (refund, amount, RefundStep::Asked)
+        match &self.open {
+            None => vec![Event::CaptureRequested { amount, at: Some(at) }],
+            Some(open) if open.stray.is_some() && !self.is_capture_queued => {
+                vec![Event::CaptureQueued { amount }]
             }
-            Event::Refunded { refund, amount } => (refund, amount, RefundStep::Done),
-            Event::RefundFailed { refund, amount, .. } | Event::RefundReversed { refund, amount } => {
-                self.rounds += 1;
-                (refund, amount, RefundStep::Failed)
-            }
-            _ => return,
-        };
-        self.refunds.insert(refund.clone(), KnownRefund { amount: amount.amount, step });
-        if matches!(step, RefundStep::Done | RefundStep::Failed) {
-            self.open.take_if(|open| open.refund.as_ref() == Some(refund));
+            Some(_) => Vec::new(),
         }
     }
 }

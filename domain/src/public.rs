@@ -33,7 +33,7 @@ const DETAILS: &[&str] =
     &["sku", "title", "description", "brand", "category", "attributes", "images", "gtins", "price"];
 
 /// In the order of the aggregates' tables.
-const SHOWN: [Shown; 56] = [
+const SHOWN: [Shown; 57] = [
     Shown("product.created", DETAILS, None),
     Shown("product.changed", DETAILS, None),
     Shown("product.price_changed", &["price", "was"], None),
@@ -71,6 +71,7 @@ const SHOWN: [Shown; 56] = [
     Shown("payment.authorization_adjusted", AMOUNT, None),
     // Why a provider declines may be what a thief wants to know.
     Shown("payment.declined", &["reason"], Some(&[])),
+    Shown("payment.capture_queued", AMOUNT, None),
     Shown("payment.capture_requested", AMOUNT, None),
     Shown("payment.captured", AMOUNT, Some(AMOUNT)),
     Shown("payment.capture_failed", &["reason"], None),

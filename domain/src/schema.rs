@@ -21,7 +21,10 @@ pub fn current(kind: &str) -> Option<u32> {
         "order.shipped" | "order.goods_returned" | "order.refund_requested" | "order.refund_failed" => 1,
         "order.imported" | "order.returned" | "order.refunded" => 1,
         "payment.authorization_requested" | "payment.authorized" | "payment.declined" => 1,
-        "payment.capture_requested" | "payment.captured" | "payment.cancellation_requested" => 1,
+        "payment.capture_queued"
+        | "payment.capture_requested"
+        | "payment.captured"
+        | "payment.cancellation_requested" => 1,
         "payment.void_requested" | "payment.voided" => 1,
         "payment.refund_requested" | "payment.refunded" | "payment.outcome_unknown" => 1,
         "payment.action_required" | "payment.authorization_adjusted" | "payment.capture_failed" => 1,

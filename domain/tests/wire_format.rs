@@ -188,6 +188,7 @@ fn payment_events() -> Vec<payment::Event> {
         payment::Event::AuthorizationRequested { amount, payment: token(), at: None },
         payment::Event::Authorized { amount, provider_reference: "p-1".into() },
         payment::Event::Declined { reason: "insufficient_funds".into() },
+        payment::Event::CaptureQueued { amount },
         payment::Event::CaptureRequested { amount, at: None },
         payment::Event::Captured { amount },
         payment::Event::CancellationRequested {},

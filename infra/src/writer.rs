@@ -214,6 +214,13 @@ impl Writer {
     }
 }
 
+/// Tells who waits for a commit that it waited for too long.
+fn expire(Item { done, .. }: Item) {
+    measure::expired();
+    let reason = format!("a commit waited longer than {} s", WAIT_LIMIT.as_secs());
+    done(Err(AppendError::NotAppended(Unavailable::because(reason)).into()));
+}
+
 impl Inner {
     fn state(&self) -> MutexGuard<'_, State> {
         // Callbacks run without the lock, and nothing else panics.
@@ -244,10 +251,9 @@ impl Inner {
                 (state.lanes.expire(WAIT_LIMIT), self.next(&mut state))
             };
             let expired = !late.is_empty();
-            for Item { done, .. } in late {
-                measure::expired();
-                let reason = format!("a commit waited longer than {} s", WAIT_LIMIT.as_secs());
-                done(Err(AppendError::NotAppended(Unavailable::because(reason)).into()));
+            if expired {
+                // Not from here, because whoever gives a commit may hold what `done` needs.
+                tokio::spawn(async move { late.into_iter().for_each(expire) });
             }
             match work {
                 Some(work) => drop(tokio::spawn(self.clone().perform(work))),

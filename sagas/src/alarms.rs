@@ -35,6 +35,7 @@ fn kind(event: &payment::Event) -> Option<&'static str> {
         | payment::Event::Authorized { .. }
         | payment::Event::AuthorizationAdjusted { .. }
         | payment::Event::Declined { .. }
+        | payment::Event::CaptureQueued { .. }
         | payment::Event::CaptureRequested { .. }
         | payment::Event::Captured { .. }
         | payment::Event::CaptureFailed { .. }

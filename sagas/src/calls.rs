@@ -47,6 +47,7 @@ impl Sagas {
                     return Ok(());
                 }
                 self.repeat_last_step(order_id).await?;
+                self.capture_again(order_id, called.at).await?;
                 self.settle_now(order_id).await
             }
         }
@@ -128,6 +129,18 @@ impl Sagas {
         Ok(())
     }
 
+    /// Asks once more for a capture that is stuck, however often that was called for before.
+    async fn capture_again(&self, order_id: OrderId, at: DateTime<Utc>) -> Result<(), Again> {
+        let summary = self.checkouts.load(order_id).await?.state.summary();
+        if summary.is_none_or(|summary| summary.stage != checkout::CAPTURE_STUCK) {
+            return Ok(());
+        }
+        let input = Input::Timer { name: RETRY.to_owned(), generation: 0 };
+        let work = called_for(Kind::Checkout, order_id, input, cause(order_id, RETRY_NOW, at));
+        let command = payment::Command::Capture { at: self.clock.now() };
+        self.act(&work, Action::execute("capture", Command::Payment(order_id, command))).await
+    }
+
     /// Asks the provider now for the outcome that is owed, if one is.
     async fn settle_now(&self, order_id: OrderId) -> Result<(), Again> {
         let payment = self.executors.payments.load(order_id).await?;
@@ -193,7 +206,7 @@ pub(crate) async fn open(
     connection: &mut PgConnection,
 ) -> Result<Vec<Called>, sqlx::Error> {
     sqlx::query_as(
-        "select id, call, reason, actor, at from cartulary.saga_calls where partition between $1 and $2 order by at",
+        "select id, call, reason, actor, at from cartulary.operator_calls where partition between $1 and $2 order by at",
     )
     .bind(partitions.start().cast_signed())
     .bind(partitions.end().cast_signed())
@@ -203,7 +216,7 @@ pub(crate) async fn open(
 
 /// The call was taken up; one that came since stays.
 pub(crate) async fn taken_up(called: &Called, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    sqlx::query("delete from cartulary.saga_calls where id = $1 and call = $2 and at = $3")
+    sqlx::query("delete from cartulary.operator_calls where id = $1 and call = $2 and at = $3")
         .bind(called.id)
         .bind(&called.call)
         .bind(called.at)

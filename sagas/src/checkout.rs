@@ -41,6 +41,7 @@ use react::Draft;
 pub const NAME: &str = "checkout";
 
 const DEADLINE: &str = "deadline";
+pub(crate) const CAPTURE_STUCK: &str = "capture_stuck";
 
 /// Invariant: forwards until the first thing that goes wrong, then only backwards; an end is final,
 /// except that a confirmed order can still be taken back.
@@ -152,7 +153,7 @@ impl Stage {
             Self::Authorizing => "authorizing",
             Self::Confirming => "confirming",
             Self::Capturing => "capturing",
-            Self::CaptureStuck => "capture_stuck",
+            Self::CaptureStuck => CAPTURE_STUCK,
             Self::Shipping => "shipping",
             Self::ShipmentOverdue => "shipment_overdue",
             Self::Completed => "completed",
@@ -270,6 +271,7 @@ pub fn follows(stream_id: &str, event: &Happened) -> Option<OrderId> {
         // What it has asked for itself is no news.
         Happened::Payment(
             payment::Event::AuthorizationRequested { .. }
+            | payment::Event::CaptureQueued { .. }
             | payment::Event::CaptureRequested { .. }
             | payment::Event::CancellationRequested {}
             | payment::Event::VoidRequested { .. }

@@ -95,16 +95,15 @@ pub(crate) async fn migrate(connection: &mut PgConnection) -> Result<(), sqlx::E
          ) with (fillfactor = 70);
          create index if not exists sagas_due on cartulary.sagas (deadline) where deadline is not null;
          create index if not exists sagas_over on cartulary.sagas (since) where is_over;
-         create table if not exists cartulary.saga_calls (
+         create table if not exists cartulary.operator_calls (
              id uuid not null,
              partition int not null,
              call text not null,
              reason text,
-             at timestamptz not null default clock_timestamp()
+             actor text,
+             at timestamptz not null default clock_timestamp(),
+             primary key (id, call)
          );
-         alter table cartulary.saga_calls add column if not exists actor text;
-         alter table cartulary.saga_calls drop constraint if exists saga_calls_pkey;
-         create unique index if not exists saga_calls_open on cartulary.saga_calls (id, call);
          create table if not exists cartulary.saga_troubles (
              saga text not null,
              id uuid not null,

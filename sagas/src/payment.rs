@@ -60,6 +60,7 @@ pub fn summary(event: &payment::Event) -> Option<Summary> {
         payment::Event::StrayUndone { .. } => over("stray_undone"),
         payment::Event::Abandoned { .. } => over("abandoned"),
         payment::Event::CancellationRequested {}
+        | payment::Event::CaptureQueued { .. }
         | payment::Event::AuthorizationAdjusted { .. }
         | payment::Event::RefundQueued { .. }
         | payment::Event::RefundReversed { .. }
@@ -90,6 +91,7 @@ pub fn actions(input: &Input) -> Vec<Action> {
             | payment::Event::Captured { .. }
             | payment::Event::CaptureFailed { .. }
             | payment::Event::CancellationRequested {}
+            | payment::Event::CaptureQueued { .. }
             | payment::Event::NothingToUndo {}
             | payment::Event::Voided {}
             | payment::Event::RefundQueued { .. }

@@ -266,7 +266,7 @@ pub async fn call(pool: &PgPool, id: OrderId, call: &Call) -> Result<(), sqlx::E
     };
     let actor = by.as_ref().map(|by| format!("{}:{by}", calls::OPERATOR));
     sqlx::query(
-        "insert into cartulary.saga_calls (id, partition, call, reason, actor) values ($1, $2, $3, $4, $5)
+        "insert into cartulary.operator_calls (id, partition, call, reason, actor) values ($1, $2, $3, $4, $5)
          on conflict (id, call) do update set at = excluded.at, actor = excluded.actor where excluded.call = $6",
     )
     .bind(id.0)
@@ -285,7 +285,7 @@ pub async fn call(pool: &PgPool, id: OrderId, call: &Call) -> Result<(), sqlx::E
 /// # Errors
 /// Postgres does not answer.
 pub async fn is_called(pool: &PgPool, id: OrderId) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar("select exists (select from cartulary.saga_calls where id = $1)")
+    sqlx::query_scalar("select exists (select from cartulary.operator_calls where id = $1)")
         .bind(id.0)
         .fetch_one(pool)
         .await

@@ -10,7 +10,7 @@
 //! Whatever the provider states later is news as ever.
 
 use super::draft::Draft;
-use super::{Event, Operation, Payment};
+use super::{Event, Operation, Payment, undoes_all};
 
 impl Draft {
     pub fn abandon(&mut self, reason: String) {
@@ -26,34 +26,42 @@ impl Payment {
     #[must_use]
     pub fn is_given_up(&self, reference: &str) -> bool {
         let is_ours = self.provider_reference.as_deref() == Some(reference);
-        self.is_given_up && (is_ours && self.to_be_undone || self.strays.contains_key(reference))
+        is_ours && self.is_given_up && self.to_be_undone || self.strays_given_up.contains(reference)
     }
 
     pub(super) fn give_up(&mut self, operation: Operation) {
         let Some(open) = self.open.take() else { return };
-        let is_one_of_several = open.stray.is_none() && open.refund.is_some_and(|name| name.contains(':'));
         self.to_be_undone |= operation == Operation::Authorize;
-        self.is_given_up |= match operation {
-            Operation::Void => true,
-            Operation::Refund => !is_one_of_several,
-            Operation::Authorize | Operation::Capture => false,
-        };
+        match (operation, open.stray) {
+            (Operation::Void | Operation::Refund, Some(stray)) => {
+                self.strays_given_up.insert(stray);
+            }
+            (Operation::Void, None) => self.is_given_up = true,
+            (Operation::Refund, None) => {
+                self.is_given_up |= open.refund.is_some_and(|refund| undoes_all(&refund));
+            }
+            (Operation::Authorize | Operation::Capture, _) => {}
+        }
         // What is asked for next is another request, so it has another key.
         self.rounds += 1;
     }
-}
 
-impl Event {
-    /// After it there is more to be undone than was given up, or somebody wants it undone after all.
-    pub(super) fn makes_more_to_undo(&self) -> bool {
-        match self {
-            Self::Authorized { .. }
-            | Self::Captured { .. }
-            | Self::RefundReversed { .. }
-            | Self::StrayFound { .. }
-            | Self::VoidRequested { .. } => true,
-            Self::RefundRequested { refund, stray, .. } => stray.is_some() || !refund.contains(':'),
-            _ => false,
+    /// After the event there is more to be undone than was given up, or somebody wants it undone after all.
+    pub(super) fn take_up_again(&mut self, event: &Event) {
+        match event {
+            Event::Authorized { .. } | Event::Captured { .. } | Event::RefundReversed { .. } => {
+                self.is_given_up = false;
+            }
+            Event::VoidRequested { stray: None, .. } => self.is_given_up = false,
+            Event::RefundRequested { refund, stray: None, .. } if undoes_all(refund) => {
+                self.is_given_up = false;
+            }
+            Event::StrayFound { provider_reference: stray, .. }
+            | Event::VoidRequested { stray: Some(stray), .. }
+            | Event::RefundRequested { stray: Some(stray), .. } => {
+                self.strays_given_up.remove(stray);
+            }
+            _ => {}
         }
     }
 }

@@ -98,7 +98,8 @@ impl Amounts {
             Event::ChargeBackReversed { amount } => {
                 self.reinstated = self.reinstated.saturating_add(amount.amount);
             }
-            Event::CaptureRequested { .. }
+            Event::CaptureQueued { .. }
+            | Event::CaptureRequested { .. }
             | Event::CaptureFailed { .. }
             | Event::CancellationRequested {}
             | Event::NothingToUndo {}

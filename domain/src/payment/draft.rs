@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Duration, Utc};
 
-use super::request::{AGAIN, name_of_round, whole};
+use super::request::{AGAIN, name_of_round};
 use super::statement::{Outcome, Refund, RefundState, State, Statement};
-use super::{Event, KnownRefund, Operation, Payment, RefundStep};
+use super::{Event, KnownRefund, Operation, Payment, RefundStep, undoes_all};
 use crate::aggregate::Aggregate;
 use crate::money::{Currency, Money};
 
@@ -47,8 +47,18 @@ impl Draft {
         }
         self.state.to_be_undone = true;
         self.go_on();
-        // Who waits for the money is told, too, if there is none to wait for.
-        if self.events.is_empty() && is_news {
+    }
+
+    /// Who waits for the money to be given back is told when none is left, however that came about.
+    pub fn tell_end(&mut self, before: &Payment) {
+        let is_told = self.events.iter().any(|event| match event {
+            Event::Declined { .. } | Event::Voided {} | Event::NothingToUndo {} | Event::Abandoned { .. } => {
+                true
+            }
+            Event::Refunded { refund, .. } => undoes_all(refund),
+            _ => false,
+        });
+        if !is_told && self.state.is_undone() && !before.is_undone() {
             self.record(Event::NothingToUndo {});
         }
     }
@@ -113,7 +123,6 @@ impl Draft {
             }
         }
         self.go_on();
-        self.taken_back_meanwhile();
     }
 
     /// The open request was not carried out, and will not be. What must be done is asked for again.
@@ -136,16 +145,6 @@ impl Draft {
     pub fn observe(&mut self, statement: &Statement) {
         self.take_from(statement);
         self.go_on();
-        self.taken_back_meanwhile();
-    }
-
-    /// Who waits for the money to be given back is told that the buyer's bank was faster.
-    fn taken_back_meanwhile(&mut self) {
-        let is_news = self.events.iter().any(|event| matches!(event, Event::ChargedBack { .. }));
-        let is_left = self.state.open.is_some() || self.state.amounts.kept() > 0;
-        if is_news && self.state.to_be_undone && !is_left {
-            self.record(Event::NothingToUndo {});
-        }
     }
 
     /// What is news in it. Amounts only grow, and ends stay, so an old statement brings none.
@@ -180,17 +179,19 @@ impl Draft {
         if reinstated > 0 {
             self.record(Event::ChargeBackReversed { amount: self.money(reinstated) });
         }
-        self.less_is_left();
+        self.less_is_left(statement);
     }
 
     /// Somebody else gave some of it back meanwhile, or the buyer's bank did: so much was not given back by what was
     /// asked for, and can't be any more. An undo goes on with what is left.
-    fn less_is_left(&mut self) {
+    fn less_is_left(&mut self, statement: &Statement) {
         let open = self.state.open.as_ref().filter(|open| open.stray.is_none());
         let Some((refund, amount)) = open.and_then(|open| Some((open.refund.clone()?, open.amount))) else {
             return;
         };
         let reason = match self.state.amounts.kept() {
+            // It is under way, and may be carried out yet.
+            _ if is_under_way(&refund, statement) => return,
             0 => "nothing_left",
             kept if kept < amount && !refund.contains(':') => "less_left",
             _ => return,
@@ -282,10 +283,14 @@ impl Draft {
             State::Processing | State::ActionRequired | State::Authorized => false,
         };
         let money = |amount| Money::new(amount, statement.currency);
+        let open = self.state.open.as_ref().filter(|open| open.stray.as_ref() == Some(&provider_reference));
+        let refund = open.and_then(|open| open.refund.as_ref());
+        let is_under_way = refund.is_some_and(|refund| is_under_way(refund, statement));
+        let left = statement.captured.saturating_sub(refunded).saturating_sub(statement.taken_back()).max(0);
         match self.state.strays.get(&provider_reference).copied() {
             Some(_) if is_undone => self.record(Event::StrayUndone { provider_reference }),
-            known if !is_undone && known != Some(statement.captured) => {
-                let (authorized, captured) = (money(statement.authorized), money(statement.captured));
+            known if !is_undone && !is_under_way && known != Some(left) => {
+                let (authorized, captured) = (money(statement.authorized), money(left));
                 self.record(Event::StrayFound { provider_reference, authorized, captured });
             }
             _ => {}
@@ -308,30 +313,37 @@ impl Draft {
     /// How what was taken is given back, if somebody still asks for that.
     fn undo_next(&self) -> Option<Event> {
         let (amounts, at) = (&self.state.amounts, Some(self.at));
-        if self.state.is_given_up {
+        if self.state.is_given_up || !self.state.to_be_undone {
             return None;
         }
-        if self.state.to_be_undone && amounts.is_capturable() {
+        if amounts.is_capturable() {
             return Some(Event::VoidRequested { at, stray: None });
         }
-        if self.state.to_be_undone && amounts.kept() > 0 {
-            let (amount, refund) = (self.money(amounts.kept()), name_of_round(&whole(), self.state.rounds));
-            return Some(Event::RefundRequested { amount, refund, at, stray: None });
-        }
-        let (stray, captured) = self.state.strays.first_key_value()?;
+        let (amount, refund) = (self.money(amounts.kept()), self.state.free_name());
+        (amounts.kept() > 0).then_some(Event::RefundRequested { amount, refund, at, stray: None })
+    }
+
+    /// The same for what was taken by a second payment.
+    fn undo_stray_next(&self) -> Option<Event> {
+        let at = Some(self.at);
+        let mut wanted =
+            self.state.strays.iter().filter(|(stray, _)| !self.state.strays_given_up.contains(*stray));
+        let (stray, left) = wanted.next()?;
         let stray_name = Some(stray.clone());
-        if *captured == 0 {
+        if *left == 0 {
             return Some(Event::VoidRequested { at, stray: stray_name });
         }
-        let amount = self.money(*captured);
+        let amount = self.money(*left);
         let refund = name_of_round(&format!("stray:{stray}"), self.state.rounds);
         Some(Event::RefundRequested { amount, refund, at, stray: stray_name })
     }
 
-    fn next(&self) -> Option<Event> {
-        if let Some(undo) = self.undo_next() {
-            return Some(undo);
-        }
+    fn capture_next(&self) -> Option<Event> {
+        let capture = || self.state.capture(self.at).into_iter().next();
+        self.state.is_capture_queued.then(capture).flatten()
+    }
+
+    fn refund_next(&self) -> Option<Event> {
         let (amounts, at) = (&self.state.amounts, Some(self.at));
         let mut all = self.state.refunds.iter();
         let (refund, queued) = all.find(|(_, known)| known.step == RefundStep::Queued)?;
@@ -345,4 +357,15 @@ impl Draft {
             Event::RefundRequested { amount, refund, at, stray: None }
         })
     }
+
+    fn next(&self) -> Option<Event> {
+        let next = self.undo_next().or_else(|| self.capture_next());
+        next.or_else(|| self.undo_stray_next()).or_else(|| self.refund_next())
+    }
+}
+
+/// The provider has it in its books, and has not carried it out.
+fn is_under_way(refund: &str, statement: &Statement) -> bool {
+    let mut refunds = statement.refunds.iter();
+    refunds.any(|one| one.name.as_deref() == Some(refund) && one.state == RefundState::Processing)
 }

@@ -54,6 +54,12 @@ pub fn is_made_again(refund: &str) -> bool {
     refund.starts_with(AGAIN)
 }
 
+/// Whether it was to give back all that was left.
+#[must_use]
+pub fn undoes_all(refund: &str) -> bool {
+    refund.split('~').next() == Some(WHOLE)
+}
+
 pub(super) fn whole() -> String {
     WHOLE.to_owned()
 }

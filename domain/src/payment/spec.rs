@@ -2,6 +2,7 @@
 
 mod abandoned;
 mod elsewhere;
+mod strays;
 
 use chrono::{DateTime, Duration, Utc};
 use uuid::Uuid;
@@ -451,6 +452,7 @@ fn what_somebody_else_gave_back_is_not_asked_for_any_more() {
         .then([
             refunded("r-1", 1000),
             Event::RefundFailed { refund: "refund".into(), amount: gbp(1000), reason: "nothing_left".into() },
+            Event::NothingToUndo {},
         ])
         .when(Command::Undo { at: NOW })
         .then_nothing();

@@ -61,7 +61,6 @@ impl Checkout {
             Event::ShippingBegun { is_paid: false, deadline, generation } => {
                 vec![about.timer(*deadline, *generation)]
             }
-            Event::CaptureStuck { .. } if about.is_retry() => vec![about.capture()],
             Event::RefundBegun { refund_id: id, amount } => {
                 vec![about.payment("refund", payment::Command::Refund { id: *id, amount: *amount, at })]
             }
@@ -150,11 +149,6 @@ impl About<'_> {
             Action::execute(format!("{step}/{sku}"), Command::Stock(sku.clone(), command(quantity)))
         };
         units.map(action).collect()
-    }
-
-    /// An operator wants the last step done again.
-    fn is_retry(&self) -> bool {
-        matches!(self.input, Input::Timer { name, .. } if name == crate::saga::RETRY)
     }
 }
 

@@ -211,10 +211,15 @@ impl Draft {
             (
                 payment::Event::Declined { .. }
                 | payment::Event::Voided {}
-                | payment::Event::Refunded { .. }
                 | payment::Event::NothingToUndo {},
                 Stage::UndoingPayment,
             ) => {
+                self.record(Event::PaymentUndone {});
+                self.undo();
+            }
+            (payment::Event::Refunded { refund, .. }, Stage::UndoingPayment)
+                if payment::undoes_all(refund) =>
+            {
                 self.record(Event::PaymentUndone {});
                 self.undo();
             }

@@ -10,12 +10,15 @@ use super::*;
 impl World {
     /// Authorisations expire, and banks take money back; of that, the provider tells until somebody has heard it.
     pub async fn banks(self: Arc<Self>, mut random: fastrand::Rng) {
-        while !self.calm.is_calm() {
+        loop {
             tokio::time::sleep(Duration::from_secs(random.u64(1..200))).await;
+            if self.calm.is_calm() {
+                return;
+            }
             let order_id = OrderId(Uuid::from_u128(2_100 + random.u128(0..BUYERS)));
             let changed = match random.bool() {
                 true => self.provider.expire(order_id),
-                false => self.provider.charge_back(order_id),
+                false => self.provider.charge_back(order_id, random.u32(1..=4)),
             };
             for reference in changed {
                 let signal = signal_about(order_id, &reference, self.clock.now());
@@ -59,8 +62,8 @@ impl Provider {
         expired.into_iter().map(|one| one.reference).collect()
     }
 
-    /// The buyer's bank takes back all that is left: of these payments.
-    fn charge_back(&self, order_id: OrderId) -> Vec<String> {
+    /// The buyer's bank takes back some of what is left, or all of it; of these payments.
+    fn charge_back(&self, order_id: OrderId, part: u32) -> Vec<String> {
         let mut ledger = self.ledger.lock().expect("no panic");
         let mut taken_back = Vec::new();
         for Statement { reference, captured, refunds, charged_back, .. } in
@@ -74,7 +77,7 @@ impl Provider {
             if left > 0
                 && let Some(made) = ledger.values_mut().find(is_it)
             {
-                made.charged_back += left;
+                made.charged_back += (left * i64::from(part) + 3) / 4;
                 self.counts.note("money is taken back by the buyer's bank");
                 taken_back.push(reference);
             }

@@ -94,6 +94,7 @@ fn told(commits: &[Stored]) -> (BTreeMap<OrderId, Told>, BTreeMap<StreamId, Stoc
                 let may_go_on = told.is_asked_for || is_asked_for;
                 told.is_asked_for |= is_asked_for;
                 assert!(is_over || !was_over || may_go_on, "{stream} was over before {}", stored.sequence);
+                told.is_asked_for &= !matches!(event, checkout::Event::Cancelled {});
                 continue;
             }
             match Event::decode(recorded).expect("readable") {

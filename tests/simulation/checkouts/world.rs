@@ -2,6 +2,9 @@
 
 use std::sync::atomic::AtomicU64;
 
+use infra::timers::Timer;
+use sagas::saga::Due;
+
 use super::*;
 
 pub struct World {
@@ -33,6 +36,9 @@ pub struct Process {
 
 /// No process's clock differs by more from the timers'.
 const CLOCKS_DIFFER_MAX_MS: i64 = 4_000;
+
+/// What is later than that does not come by itself.
+const SWEPT_AFTER: chrono::Duration = chrono::Duration::minutes(1);
 
 impl World {
     pub fn new(seed: u64, mutant: Mutant, random: &mut fastrand::Rng) -> Self {
@@ -172,11 +178,23 @@ impl World {
         }
     }
 
+    /// Lets a timer fire that did not, as the sweeper does with its table: who was late with an older one may have
+    /// set it in its place.
+    async fn sweep(&self, order_id: OrderId, due: &Due) {
+        if due.at + SWEPT_AFTER < self.clock.now() {
+            let (saga, name) = (Checkout::CATEGORY.to_owned(), due.timer.to_owned());
+            let timer =
+                Timer { saga, id: order_id.to_string(), name, generation: due.generation, at: due.at };
+            self.timers.set(&timer).await.expect("it is calm");
+            self.counts.note("a timer that did not fire is made up for");
+        }
+    }
+
     fn give_up(&self, order_id: OrderId) {
         self.given_up.lock().expect("no panic").entry(order_id).or_insert_with(|| self.clock.now());
     }
 
-    /// Gives up what is shipped and can't be paid, as somebody has to in the end.
+    /// Gives up what is shipped and can't be paid, as somebody has to in the end, and sweeps.
     pub async fn operator(self: Arc<Self>, random: fastrand::Rng) {
         let checkouts = self.process(random, &Nap::default()).checkouts;
         let mut orders: Vec<OrderId> =
@@ -187,6 +205,9 @@ impl World {
             for order_id in orders {
                 let checkout = checkouts.load(order_id).await;
                 let summary = checkout.ok().and_then(|checkout| checkout.state.summary());
+                if let Some(due) = summary.as_ref().and_then(|summary| summary.due.as_ref()) {
+                    self.sweep(order_id, due).await;
+                }
                 match summary {
                     Some(summary) if summary.is_over => continue,
                     Some(summary) if summary.stage == "capture_stuck" => {

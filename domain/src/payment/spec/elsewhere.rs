@@ -61,3 +61,37 @@ fn what_is_asked_back_is_what_is_left() {
 fn where_nobody_waits_nothing_is_said_of_that() {
     of_captured().when(observe(charged_back())).then([taken_back()]);
 }
+
+#[test]
+fn what_comes_back_after_an_undo_is_given_back_under_another_name() {
+    let partly = Statement { charged_back: 300, ..statement(State::Captured) };
+    let won = Statement { reinstated: 300, ..partly.clone() };
+    of_captured()
+        .when(observe(partly))
+        .then([Event::ChargedBack { amount: gbp(300) }])
+        .when(Command::Undo { at: NOW })
+        .then([refund_requested("refund", 700)])
+        .when(stated(Operation::Refund, 0, with_own_refund("refund", 700, RefundState::Done)))
+        .then([refunded("refund", 700)])
+        .when(observe(Statement { refunds: own_refund("refund", 700, RefundState::Done), ..won }))
+        .then([Event::ChargeBackReversed { amount: gbp(300) }, refund_requested("refund~1", 300)]);
+}
+
+#[test]
+fn a_refund_that_is_under_way_is_waited_for_whatever_the_bank_does() {
+    let under_way =
+        Statement { charged_back: 300, ..with_own_refund("refund", 1000, RefundState::Processing) };
+    of_captured()
+        .when(Command::Undo { at: NOW })
+        .then([refund_requested("refund", 1000)])
+        .when(observe(under_way))
+        .then([Event::ChargedBack { amount: gbp(300) }]);
+}
+
+fn own_refund(name: &str, amount: i64, state: RefundState) -> Vec<Refund> {
+    vec![Refund { name: Some(name.into()), reference: "r-1".into(), amount, state }]
+}
+
+fn with_own_refund(name: &str, amount: i64, state: RefundState) -> Statement {
+    Statement { refunds: own_refund(name, amount, state), ..statement(State::Captured) }
+}
