@@ -364,7 +364,7 @@ impl<A: Aggregate> Executor<A> {
         match rests_on {
             Some(number) => {
                 entry.ended(number).await;
-                if entry.memory().rollbacks != rollbacks {
+                if entry.memory().rollbacks != rollbacks || self.is_overtaken(stream, entry).await? {
                     return Ok(None);
                 }
             }

@@ -42,6 +42,19 @@ impl<A: Aggregate> Executor<A> {
         self.refresh(stream, entry).await.map(drop)
     }
 
+    /// Whether another process has appended something after what is known here. What was on its way may have arrived
+    /// long before that is known, where its answer was lost, and others have gone on from there.
+    pub(super) async fn is_overtaken(&self, stream: &StreamId, entry: &Entry<A>) -> Result<bool, ReadError> {
+        let known = entry.memory().confirmed.sequence;
+        let news = self.log.load(stream, known).await?;
+        let mut memory = entry.memory();
+        // Where one of ours comes next, nobody else's does: it was sent for that place.
+        let is_others = |first: &Stored| memory.number_on_its_way(first.commit.id).is_none();
+        let is_overtaken = news.first().is_some_and(is_others);
+        news.iter().try_for_each(|stored| memory.read(stored))?;
+        Ok(is_overtaken)
+    }
+
     /// Folds in what was appended since; true if there was anything.
     pub(super) async fn refresh(&self, stream: &StreamId, entry: &Entry<A>) -> Result<bool, ReadError> {
         let known = entry.memory().confirmed.sequence;
