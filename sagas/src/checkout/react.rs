@@ -213,15 +213,11 @@ impl Draft {
                 | payment::Event::Voided {}
                 | payment::Event::NothingToUndo {},
                 Stage::UndoingPayment,
-            ) => {
-                self.record(Event::PaymentUndone {});
-                self.undo();
-            }
+            ) => self.payment_undone(),
             (payment::Event::Refunded { refund, .. }, Stage::UndoingPayment)
                 if payment::undoes_all(refund) =>
             {
-                self.record(Event::PaymentUndone {});
-                self.undo();
+                self.payment_undone();
             }
             (
                 payment::Event::Declined { reason },
@@ -240,6 +236,11 @@ impl Draft {
             }
             _ => {}
         }
+    }
+
+    fn payment_undone(&mut self) {
+        self.record(Event::PaymentUndone {});
+        self.undo();
     }
 
     /// A person gave up what was asked of the provider: nobody waits for it any more.
