@@ -26,8 +26,8 @@ demo: servers build ## Walk through a purchase and a declined one (CARTULARY_URL
 test: servers ## Run every test
 	cargo test --locked --workspace $(FAIL_POINTS)
 
-sim: ## Simulated checkouts in which everything goes wrong (SEEDS=20000 or SEEDS=900000..920000)
-	@SEEDS="$(SEEDS)" cargo test --locked --profile sim --package simulation -- f05_every --nocapture
+sim: ## Simulated commands and checkouts in which everything goes wrong (SEEDS=20000 or SEEDS=900000..920000)
+	@SEEDS="$(SEEDS)" cargo test --locked --profile sim --package simulation -- f05_every whatever_goes_wrong --nocapture
 
 rows: servers ## Some of them through the projections and Postgres, with workers that die (SEEDS=1000)
 	@SEEDS="$(SEEDS)" cargo test --locked --workspace $(FAIL_POINTS) --test system -- histories::rows --nocapture

@@ -44,14 +44,14 @@ pub async fn run(options: Sagas) -> anyhow::Result<ExitCode> {
             print(options.json, &story, || story_text(&story))?;
         }
         SagasWhat::Retry { id } => {
-            let _: Calling = client.post(&format!("/sagas/{id}/retry"), None).await?;
-            return taken_up(&client, id, options.json).await;
+            let called = client.post(&format!("/sagas/{id}/retry"), None).await?;
+            return taken_up(&client, id, &called, options.json).await;
         }
         SagasWhat::Abandon { id, payment, reason, by } => {
             let saga = if payment { Kind::Payment } else { Kind::Checkout };
             let body = Some(serde_json::to_value(AbandonBody { saga, reason, by })?);
-            let _: Calling = client.post(&format!("/sagas/{id}/abandon"), body).await?;
-            return taken_up(&client, id, options.json).await;
+            let called = client.post(&format!("/sagas/{id}/abandon"), body).await?;
+            return taken_up(&client, id, &called, options.json).await;
         }
         SagasWhat::Reconcile { since } => {
             return crate::reconciling::run(&client, since, options.json).await;
@@ -69,9 +69,10 @@ fn print(json: bool, value: &impl serde::Serialize, text: impl FnOnce() -> Strin
 }
 
 /// Waits until whoever has the saga's lane has taken the call up, and shows what came of it.
-async fn taken_up(client: &Client, id: Uuid, json: bool) -> anyhow::Result<ExitCode> {
+async fn taken_up(client: &Client, id: Uuid, called: &Calling, json: bool) -> anyhow::Result<ExitCode> {
     let deadline = tokio::time::Instant::now() + CALL_LIMIT;
-    while client.get::<Calling>(&format!("/sagas/{id}/call")).await?.is_called {
+    let is_waiting = |waiting: &Calling| waiting.calls.iter().any(|call| called.calls.contains(call));
+    while is_waiting(&client.get(&format!("/sagas/{id}/call")).await?) {
         if tokio::time::Instant::now() > deadline {
             println!(
                 "nobody has taken it up yet: is a process with the role sagas running? It is done when one is."

@@ -2,6 +2,7 @@
 
 mod deaths;
 mod downtime;
+mod records;
 mod stories;
 mod trouble;
 mod undo;

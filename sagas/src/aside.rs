@@ -12,6 +12,8 @@ use infra::storable::storable;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use crate::checkout;
+
 /// Commits that are read from the table at a time.
 const PAGE: i64 = 100;
 
@@ -32,7 +34,8 @@ impl Key {
     /// Orders have their id in common with their streams, and are known by it; other streams are known by a name
     /// that is made up for them.
     pub fn of_stream(stream: &StreamId) -> Self {
-        let is_orders = [domain::order::CATEGORY, domain::payment::CATEGORY].contains(&stream.category());
+        let orders = [domain::order::CATEGORY, domain::payment::CATEGORY, checkout::NAME];
+        let is_orders = orders.contains(&stream.category());
         match stream.id().parse::<OrderId>() {
             Ok(order) if is_orders => order.into(),
             _ => Self::named(&stream.to_string(), stream.id()),

@@ -3,13 +3,13 @@
 use std::ops::RangeInclusive;
 
 use chrono::{DateTime, Utc};
-use domain::{Command, CommandId, Event, OrderId, StreamId, payment};
+use domain::{Command, CommandId, OrderId, payment};
 use infra::feed::Entry;
 use sqlx::{FromRow, PgConnection};
 use uuid::Uuid;
 
 use crate::aside;
-use crate::checkout::{self, Checkout};
+use crate::checkout;
 use crate::following::inputs;
 use crate::saga::{Action, Input, RETRY};
 use crate::work::{Again, Kind, Sagas, Work};
@@ -148,44 +148,6 @@ impl Sagas {
         let cause = Uuid::now_v7();
         let input = Input::Timer { name: RETRY.to_owned(), generation: request.open.attempt };
         self.try_to_deal_with(&called_for(Kind::Payment, order_id, input, cause)).await
-    }
-
-    /// Asks again for what follows from the last thing that the checkout recorded: what was done is
-    /// recognised, what was not is done.
-    async fn repeat_last_step(&self, order_id: OrderId) -> Result<(), Again> {
-        let log = self.feed.log();
-        let stream = StreamId::of::<Checkout>(order_id);
-        let Some(last) = log.load(&stream, 0).await?.pop() else { return Ok(()) };
-        let events: Result<Vec<checkout::Event>, _> =
-            last.commit.events.iter().map(domain::RecordedEvent::decode).collect();
-        let events = events.map_err(|error| Again::Unreadable(error.to_string()))?;
-        let Some(cause) = last.commit.causation else { return Ok(()) };
-        let state = self.checkouts.load(order_id).await?.state;
-        let mut input = Input::Timer { name: RETRY.to_owned(), generation: 0 };
-        if let Some(checkout::Event::Started(quote)) = events.first() {
-            input = self.checked_out(quote, cause).await?.unwrap_or(input);
-        }
-        let actions = state.actions(order_id, &input, &events, self.clock.now());
-        let correlation = last.commit.correlation;
-        let (kind, position, is_first) = (Kind::Checkout, None, false);
-        let work = Work { kind, order_id, input, cause, correlation, position, is_first, by: None };
-        for action in actions {
-            // The deadline stands as it was set.
-            if !matches!(action, Action::SetTimer { .. }) {
-                self.act(&work, action).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The event that a checkout began with.
-    async fn checked_out(&self, quote: &checkout::Quote, id: Uuid) -> Result<Option<Input>, Again> {
-        let stream = StreamId::of::<domain::cart::Cart>(quote.cart_id);
-        let commits = self.feed.log().load(&stream, 0).await?;
-        let recorded = commits.iter().flat_map(|stored| &stored.commit.events).find(|event| event.id == id);
-        let Some(recorded) = recorded else { return Ok(None) };
-        let event = Event::decode(recorded).map_err(|error| Again::Unreadable(error.to_string()))?;
-        Ok(event.map(|event| Input::Event { stream, event, at: recorded.occurred_at }))
     }
 }
 

@@ -295,7 +295,7 @@ impl Aggregate for Checkout {
         let mut draft = Draft { state: self.clone(), events: Vec::new(), limits, now };
         match input {
             Input::Timer { name, generation } if name == DEADLINE => draft.deadline(generation),
-            Input::Timer { .. } => {}
+            Input::Timer { .. } | Input::Recorded => {}
             Input::Abandoned { reason } => draft.abandon(reason),
             Input::Event { stream, event, at } => match event {
                 Happened::Cart(cart::Event::CheckedOut { lines, total, payment, .. }) => {

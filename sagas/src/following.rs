@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use domain::commit::DecodeError;
-use domain::{CommandId, Commit, Event, OrderId, RecordedEvent};
+use domain::{CommandId, Commit, Event, OrderId, RecordedEvent, StreamId};
 use infra::feed::Entry;
 use infra::timers::Timer;
 use serde::Deserialize;
@@ -82,6 +82,7 @@ impl Following {
     async fn hand_in(&self, entry: &Entry) {
         for input in inputs(entry, |partition| self.partitions.contains(&partition)) {
             match input {
+                Ok(Work { input: Input::Recorded, .. }) if self.sagas.index.acted.take(entry.sequence) => {}
                 Ok(mut work) => {
                     work.is_first = entry.sequence > self.known.load(Ordering::Relaxed);
                     self.push(work).await;
@@ -126,8 +127,16 @@ pub(crate) fn due(saga: &str, id: &str, name: &str, generation: u32) -> Option<W
 /// What a commit means to the sagas of some partitions: an input for each that follows one of its events; or a
 /// letter, if it can't be read, and is of a stream that they follow.
 pub(crate) fn inputs(entry: &Entry, is_ours: impl Fn(u64) -> bool) -> Vec<Result<Work, Letter>> {
-    if entry.stream().is_some_and(|stream| !FOLLOWED.contains(&stream.category())) {
-        return Vec::new();
+    match entry.stream().map(StreamId::category) {
+        Some(checkout::NAME) => {
+            return recorded(entry)
+                .filter(|work| is_ours(work.order_id.partition()))
+                .map(Ok)
+                .into_iter()
+                .collect();
+        }
+        Some(category) if !FOLLOWED.contains(&category) => return Vec::new(),
+        _ => {}
     }
     let letter = |key: Key, error: &DecodeError| {
         let stream = entry.stream().map(ToString::to_string).unwrap_or_default();
@@ -152,6 +161,22 @@ pub(crate) fn inputs(entry: &Entry, is_ours: impl Fn(u64) -> bool) -> Vec<Result
         }
     }
     inputs
+}
+
+/// What a checkout recorded itself, wherever that was; it is read when it is acted on.
+fn recorded(entry: &Entry) -> Option<Work> {
+    let order_id: OrderId = entry.stream()?.id().parse().ok()?;
+    let (kind, input, cause, position) = (Kind::Checkout, Input::Recorded, order_id.0, Some(entry.sequence));
+    Some(Work {
+        kind,
+        order_id,
+        input,
+        cause,
+        correlation: CommandId(cause),
+        position,
+        is_first: false,
+        by: None,
+    })
 }
 
 fn works<'e>(

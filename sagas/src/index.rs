@@ -14,6 +14,7 @@ use sqlx::{Connection, FromRow, PgConnection};
 use uuid::Uuid;
 
 use crate::aside::{self, Aside};
+use crate::follow_up::Acted;
 use crate::saga::Summary;
 use crate::work::Kind;
 
@@ -37,6 +38,7 @@ pub struct Index {
     storing: tokio::sync::Mutex<()>,
     /// What waits for a build that can read it.
     pub(crate) aside: Aside,
+    pub(crate) acted: Acted,
 }
 
 #[derive(Debug, Default)]

@@ -4,6 +4,7 @@ mod alarms;
 mod aside;
 mod calls;
 pub mod checkout;
+mod follow_up;
 mod following;
 mod index;
 mod lane;

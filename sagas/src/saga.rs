@@ -4,7 +4,8 @@
 //! stream what it makes of that, and asks for actions as data. The order of work is fixed: react,
 //! record, act, and only then is the input done with. A crash anywhere in between repeats the
 //! input; the record is found done before, and so is each command, because their ids derive from
-//! the input's.
+//! the input's. What is recorded by somebody who comes late, and dies before they act, when all
+//! others are past the input, is acted on by whoever follows the saga.
 
 use chrono::{DateTime, Utc};
 use domain::{Command, Event, StreamId, order};
@@ -21,6 +22,8 @@ pub enum Input {
     Timer { name: String, generation: u32 },
     /// An operator wants it to end, and says why.
     Abandoned { reason: String },
+    /// The saga recorded something; who did that may not have acted on it.
+    Recorded,
 }
 
 /// What a saga asks for.

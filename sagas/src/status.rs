@@ -87,8 +87,9 @@ pub struct Step {
     pub causation: Option<Uuid>,
 }
 
-/// What is true of a saga that is stuck; `t` is its trouble.
+/// What is true of a saga that is stuck; `t` is its trouble. Two stages only a person ends.
 const STUCK: &str = "(t.id is not null
+    or s.stage in ('capture_stuck', 'shipment_overdue')
     or s.deadline < clock_timestamp() - make_interval(secs => $1)
     or s.deadline is null and s.since < clock_timestamp() - make_interval(secs => $2)
     or s.saga = 'payment' and s.generation >= $3)";
@@ -253,25 +254,36 @@ pub enum Call {
     Abandon { saga: Kind, reason: String, by: Option<String> },
 }
 
+impl Call {
+    /// As the table and the API have it: `retry`, `abandon` or `abandon_payment`.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Retry => calls::RETRY_NOW,
+            Self::Abandon { saga: Kind::Checkout, .. } => calls::ABANDON,
+            Self::Abandon { saga: Kind::Payment, .. } => calls::ABANDON_PAYMENT,
+        }
+    }
+}
+
 /// Asks for it; whichever process has the saga's lane does it in a moment. What was called for before, and is not
 /// done, stays as it was called for: it may be half done, and only the same call gets the rest done.
 ///
 /// # Errors
 /// Postgres does not answer.
 pub async fn call(pool: &PgPool, id: OrderId, call: &Call) -> Result<(), sqlx::Error> {
-    let (what, reason, by) = match call {
-        Call::Retry => (calls::RETRY_NOW, None, &None),
-        Call::Abandon { saga: Kind::Checkout, reason, by } => (calls::ABANDON, Some(reason), by),
-        Call::Abandon { saga: Kind::Payment, reason, by } => (calls::ABANDON_PAYMENT, Some(reason), by),
+    let (reason, by) = match call {
+        Call::Retry => (None, None),
+        Call::Abandon { reason, by, .. } => (Some(reason), by.as_ref()),
     };
-    let actor = by.as_ref().map(|by| format!("{}:{by}", calls::OPERATOR));
+    let actor = by.map(|by| format!("{}:{by}", calls::OPERATOR));
     sqlx::query(
         "insert into cartulary.operator_calls (id, partition, call, reason, actor) values ($1, $2, $3, $4, $5)
          on conflict (id, call) do update set at = excluded.at, actor = excluded.actor where excluded.call = $6",
     )
     .bind(id.0)
     .bind(id.partition().cast_signed())
-    .bind(what)
+    .bind(call.name())
     .bind(reason)
     .bind(actor)
     .bind(calls::RETRY_NOW)
@@ -280,13 +292,13 @@ pub async fn call(pool: &PgPool, id: OrderId, call: &Call) -> Result<(), sqlx::E
     Ok(())
 }
 
-/// Whether a call waits to be taken up.
+/// The names of the calls that wait to be taken up, the oldest first.
 ///
 /// # Errors
 /// Postgres does not answer.
-pub async fn is_called(pool: &PgPool, id: OrderId) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar("select exists (select from cartulary.operator_calls where id = $1)")
+pub async fn calls(pool: &PgPool, id: OrderId) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar("select call from cartulary.operator_calls where id = $1 order by at")
         .bind(id.0)
-        .fetch_one(pool)
+        .fetch_all(pool)
         .await
 }

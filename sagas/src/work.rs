@@ -189,45 +189,61 @@ impl Sagas {
 
     /// React, record, act: in this order, so that a crash in between repeats and loses nothing.
     pub(crate) async fn try_to_deal_with(&self, work: &Work) -> Result<(), Again> {
-        let actions = match work.kind {
-            Kind::Payment => {
-                if let Input::Event { event: Event::Payment(event), .. } = &work.input {
-                    alarms::of_payment(work.order_id, event);
-                    if let payment::Event::Captured { .. } = event {
-                        let position = work.position.unwrap_or(0);
-                        let payment = self.executors.payments.load_since(work.order_id, position).await?;
-                        alarms::of_status(work.order_id, payment.state.status());
-                    }
-                    if let Some(summary) = payment_saga::summary(event) {
-                        self.index.note(work.kind, work.order_id, work.position.unwrap_or(0), summary);
-                    }
-                }
-                payment_saga::actions(&work.input)
+        match (work.kind, &work.input, work.position) {
+            (Kind::Checkout, Input::Recorded, Some(position)) => {
+                self.follow_up(work.order_id, position).await
             }
-            Kind::Checkout => {
-                let limits = self.settings.limits.clone();
-                let command = Told { input: work.input.clone(), limits, now: self.clock.now() };
-                let request = work.request("react", &work.input_name());
-                let recorded = self.checkouts.execute(work.order_id, &request, command).await?;
-                if recorded.events.is_empty() {
-                    return Ok(());
-                }
-                let loaded = self.checkouts.load_since(work.order_id, recorded.sequence).await;
-                let Loaded { state, version, .. } = loaded?;
-                if let Some(summary) = state.summary() {
-                    self.index.note(work.kind, work.order_id, version, summary);
-                }
-                alarms::of_checkout(work.order_id, &recorded.events);
-                state.actions(work.order_id, &work.input, &recorded.events, self.clock.now())
-            }
-        };
+            (Kind::Checkout, ..) => self.deal_with_checkout(work).await,
+            (Kind::Payment, ..) => self.deal_with_payment(work).await,
+        }
+    }
+
+    async fn deal_with_checkout(&self, work: &Work) -> Result<(), Again> {
+        let limits = self.settings.limits.clone();
+        let command = Told { input: work.input.clone(), limits, now: self.clock.now() };
+        let request = work.request("react", &work.input_name());
+        let Executed { events, sequence, .. } =
+            self.checkouts.execute(work.order_id, &request, command).await?;
+        if events.is_empty() {
+            return Ok(());
+        }
+        let state = self.noted(work.order_id, sequence).await?;
+        alarms::of_checkout(work.order_id, &events);
         fail_points::may_die(fail_points::SAGA_RECORDED);
-        self.act_on_all(work, actions).await
+        let actions = state.actions(work.order_id, &work.input, &events, self.clock.now());
+        self.act_on_all(work, actions).await?;
+        self.index.acted.note(sequence);
+        Ok(())
+    }
+
+    /// The checkout as it was at the position, or later; the table will have it.
+    pub(crate) async fn noted(&self, order_id: OrderId, position: u64) -> Result<Checkout, ReadError> {
+        let Loaded { state, version, .. } = self.checkouts.load_since(order_id, position).await?;
+        if let Some(summary) = state.summary() {
+            self.index.note(Kind::Checkout, order_id, version, summary);
+        }
+        Ok(state)
+    }
+
+    async fn deal_with_payment(&self, work: &Work) -> Result<(), Again> {
+        if let Input::Event { event: Event::Payment(event), .. } = &work.input {
+            alarms::of_payment(work.order_id, event);
+            let position = work.position.unwrap_or(0);
+            if let payment::Event::Captured { .. } = event {
+                let payment = self.executors.payments.load_since(work.order_id, position).await?;
+                alarms::of_status(work.order_id, payment.state.status());
+            }
+            if let Some(summary) = payment_saga::summary(event) {
+                self.index.note(work.kind, work.order_id, position, summary);
+            }
+        }
+        fail_points::may_die(fail_points::SAGA_RECORDED);
+        self.act_on_all(work, payment_saga::actions(&work.input)).await
     }
 
     /// Side by side, but for what has to wait for those before it. If one can't be done now, the others are
     /// done all the same.
-    async fn act_on_all(&self, work: &Work, actions: Vec<Action>) -> Result<(), Again> {
+    pub(crate) async fn act_on_all(&self, work: &Work, actions: Vec<Action>) -> Result<(), Again> {
         for together in actions.chunk_by(|_, next| !next.waits_for_those_before()) {
             let mut acting = Vec::new();
             for action in together {
@@ -343,6 +359,7 @@ impl Work {
             Input::Event { stream, .. } => stream.to_string(),
             Input::Timer { name, generation } => format!("{name}/{generation}"),
             Input::Abandoned { .. } => "abandoned".to_owned(),
+            Input::Recorded => "recorded".to_owned(),
         }
     }
 

@@ -52,10 +52,11 @@ pub struct AbandonBody {
     pub by: Option<String>,
 }
 
-/// Whether what was called for is taken up.
+/// What was called for and waits to be taken up.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Calling {
-    pub is_called: bool,
+    /// `retry`, `abandon` or `abandon_payment`, the oldest first.
+    pub calls: Vec<String>,
 }
 
 pub fn routes() -> OpenApiRouter<Arc<Builds>> {
@@ -113,7 +114,7 @@ async fn story(builds: &Builds, id: OrderId) -> Result<Story, Problem> {
     story.ok_or_else(missing)
 }
 
-/// Whether what was called for waits to be taken up
+/// What was called for and waits to be taken up
 #[utoipa::path(get, path = "/admin/sagas/{id}/call", tag = "sagas", params(("id" = uuid::Uuid, Path)), responses(
     (status = 200, description = "It takes a moment", body = Calling),
     (status = 503, description = "`unavailable`", body = Problem)))]
@@ -121,8 +122,8 @@ async fn calling(
     State(builds): State<Arc<Builds>>,
     Path(id): Path<OrderId>,
 ) -> Result<Json<Calling>, Problem> {
-    let is_called = status::is_called(builds.pool(), id).await.map_err(unavailable)?;
-    Ok(Json(Calling { is_called }))
+    let calls = status::calls(builds.pool(), id).await.map_err(unavailable)?;
+    Ok(Json(Calling { calls }))
 }
 
 /// Do what an order's sagas wait for now: what was set aside, the last step again, and the look-up of an unknown outcome
@@ -169,5 +170,5 @@ async fn abandon(
 async fn call(builds: &Builds, id: OrderId, call: &Call) -> Result<(StatusCode, Json<Calling>), Problem> {
     story(builds, id).await?;
     status::call(builds.pool(), id, call).await.map_err(unavailable)?;
-    Ok((StatusCode::ACCEPTED, Json(Calling { is_called: true })))
+    Ok((StatusCode::ACCEPTED, Json(Calling { calls: vec![call.name().to_owned()] })))
 }

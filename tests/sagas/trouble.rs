@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use async_nats::jetstream::stream::Stream;
 use rustix::process::{Signal, kill_process};
+use serde_json::json;
 use sqlx::PgPool;
 
 use super::world::World;
 use super::{SHARE_LIMIT, shared_by};
 use crate::support::metrics::metric;
+use crate::support::sandboxed::Scene;
 use crate::support::shop::{Roles, operate_sagas};
 use crate::support::{eventually, within};
 
@@ -89,4 +91,47 @@ async fn what_is_in_trouble_shows_until_it_is_done_whoever_does_it() {
         .await
         .expect("troubles");
     assert_eq!(left, 0, "whoever starts next would tell of it for ever");
+}
+
+/// What the parcel is worth is asked for, in vain: so often.
+async fn is_stuck_after(scene: &Scene, order: &str, times: usize) {
+    within(LIMIT, &format!("capture {times} is declined, and it shows"), async || {
+        let ledger = scene.ledger(order).await;
+        let declined =
+            ledger.iter().filter(|(operation, why)| operation == "capture" && why.is_some()).count();
+        assert!(declined <= times, "{ledger:?}");
+        let (fine, printed) = scene.operate(&["stuck"]).await;
+        (declined == times && !fine && printed.contains("capture_stuck")).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_capture_that_is_stuck_is_asked_for_each_time_that_a_person_says_so() {
+    let scene = Scene::start(&["--capture-at", "shipment"]).await;
+    let sku = scene.shop.product("stuck", 5).await;
+    let order = scene.buy(&sku, "tok_capture_declined").await;
+    scene.shows(&order, "confirmed", "authorized").await;
+    let shipped = scene.shop.post(&format!("/v1/orders/{order}/shipments"), &json!({})).await;
+    assert_eq!(shipped.status, 201, "{shipped:?}");
+    is_stuck_after(&scene, &order, 1).await;
+    for times in 2..=4 {
+        let (retried, printed) = scene.operate(&["retry", &order]).await;
+        assert!(retried, "{printed}");
+        is_stuck_after(&scene, &order, times).await;
+    }
+
+    // Somebody takes it by hand, at the provider.
+    sqlx::query(
+        "insert into sandbox.operations
+         select 'by hand', order_id, 'capture', provider_reference, amount, currency, null, now(), now()
+         from sandbox.operations where order_id = $1::uuid and operation = 'authorize'",
+    )
+    .bind(&order)
+    .execute(&scene.pool)
+    .await
+    .expect("inserted");
+    assert_eq!(scene.differences(&order).await, ["missed"]);
+    scene.shows(&order, "completed", "captured").await;
+    eventually("nothing is stuck", async || scene.operate(&["stuck"]).await.0.then_some(())).await;
 }

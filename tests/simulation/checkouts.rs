@@ -8,6 +8,7 @@ mod checks;
 mod clerk;
 mod client;
 mod hearsay;
+mod lanes;
 mod liar;
 mod naps;
 mod outages;
@@ -45,8 +46,9 @@ use crate::faulty_log::{Call, Fault, FaultyLog, Plan};
 use crate::mutants::{self, Hasty, Mutated};
 use crate::shop::{buyer, terms};
 use buyers::buy;
-use client::{Client, Desk};
+use client::{Client, Desk, request};
 use hearsay::Hearsay;
+use lanes::{Lane, SAVED_EVERY};
 use liar::Liar;
 use naps::{Nap, Sleepy};
 use outages::Outages;
@@ -93,6 +95,8 @@ pub enum Mutant {
     BooksUnread,
     /// Some of what happened is never told.
     InputLost,
+    /// Nobody hears of what others recorded, and may not have acted on.
+    RecordsUnheard,
     /// What happened is told in another order.
     OutOfOrder,
     /// A line that was refused is told as held.
@@ -106,7 +110,7 @@ pub enum Mutant {
 }
 
 impl Mutant {
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::NewKeyOnRetry,
         Self::UndoSkipped,
         Self::AcknowledgedEarly,
@@ -123,6 +127,7 @@ impl Mutant {
         Self::NotLookedUp,
         Self::BooksUnread,
         Self::InputLost,
+        Self::RecordsUnheard,
         Self::OutOfOrder,
         Self::RefusalMisheard,
         Self::AllTimersCancelled,

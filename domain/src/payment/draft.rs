@@ -149,8 +149,12 @@ impl Draft {
 
     /// What is news in it. Amounts only grow, and ends stay, so an old statement brings none.
     fn take_from(&mut self, statement: &Statement) {
-        let ours = self.state.provider_reference.as_ref();
-        if ours.is_some_and(|ours| *ours != statement.reference) {
+        // If it was released before it was known under a name, what is heard of is another one, or needs nothing more.
+        let is_ours = match &self.state.provider_reference {
+            Some(ours) => *ours == statement.reference,
+            None => !self.state.amounts.is_voided,
+        };
+        if !is_ours {
             return self.stray(statement);
         }
         if statement.currency != self.currency {

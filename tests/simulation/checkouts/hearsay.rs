@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::{RecordedEvent, StreamId, stock};
+use domain::product::Product;
+use domain::{Aggregate, RecordedEvent, StreamId, stock};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{BoxStream, iter, unfold};
 use futures_util::{FutureExt, StreamExt};
@@ -12,7 +13,7 @@ use infra::log::{
 };
 use serde_json::value::to_raw_value;
 
-use super::{Counts, Mutant, Nap};
+use super::{Checkout, Counts, Mutant, Nap};
 
 /// One commit of so many is not heard of.
 const LOST: u64 = 9;
@@ -121,6 +122,16 @@ impl EventLog for Hearsay {
                     read.map(|mut stored| {
                         if stored.sequence.is_multiple_of(LOST) {
                             stored.commit.events.clear();
+                        }
+                        stored
+                    })
+                })
+                .boxed(),
+            Mutant::RecordsUnheard => all
+                .map(|read| {
+                    read.map(|mut stored| {
+                        if stored.commit.stream.category() == Checkout::CATEGORY {
+                            stored.commit.stream = StreamId::of::<Product>("nobody_follows_it");
                         }
                         stored
                     })

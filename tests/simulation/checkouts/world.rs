@@ -2,8 +2,11 @@
 
 use std::sync::atomic::AtomicU64;
 
+use domain::StreamId;
 use infra::timers::Timer;
-use sagas::saga::Due;
+use sagas::checkout::Told;
+use sagas::payment;
+use sagas::saga::{Due, Input};
 
 use super::*;
 
@@ -17,6 +20,8 @@ pub struct World {
     pub calm: Calm,
     pub mutant: Mutant,
     pub limits: Limits,
+    /// That of all processes, if they share one.
+    shared_lane: Option<Arc<Lane>>,
     /// When each key was used first at the provider.
     pub used_keys: Arc<Mutex<BTreeMap<String, tokio::time::Instant>>>,
     /// What operators want given up, and when they called.
@@ -65,6 +70,7 @@ impl World {
             calm,
             mutant,
             limits: limits(random),
+            shared_lane: random.bool().then(Arc::default),
             used_keys: Arc::default(),
             given_up: Mutex::default(),
             counts,
@@ -145,18 +151,18 @@ impl World {
 
     /// A process with the sagas that dies and comes again, until it's calm; then it works on for ever.
     pub async fn saga_process(self: Arc<Self>, mut random: fastrand::Rng) {
-        let mut checkpoint = 0;
+        let lane = self.shared_lane.clone().unwrap_or_default();
         loop {
             let nap = Nap::default();
             let sagas = self.sagas(random.fork(), &nap);
-            let following = Following::new(sagas.clone(), 0..=63, checkpoint);
             let dies = async {
                 tokio::time::sleep(Duration::from_millis(random.u64(50..8_000))).await;
                 if random.u32(0..4) == 0 && !self.calm.is_calm() {
                     self.counts.note("a process sleeps");
                     nap.begin(Duration::from_millis(random.u64(1_000..40_000)));
                     nap.over().await;
-                    tokio::time::sleep(Duration::from_millis(random.u64(50..4_000))).await;
+                    let longest = random.choice([60, 4_000]).unwrap_or(60);
+                    tokio::time::sleep(Duration::from_millis(random.u64(0..longest))).await;
                 }
                 if self.calm.is_calm() {
                     std::future::pending().await
@@ -165,29 +171,59 @@ impl World {
             tokio::select! {
                 biased;
                 () = dies => {}
-                () = following.run() => {}
+                () = self.follow(&lane, &sagas, &nap) => {}
                 () = self.fire_timers(&sagas, &nap) => {}
             }
             self.counts.note("a process dies");
-            checkpoint = match self.mutant {
-                Mutant::AcknowledgedEarly => self.memory.end().await.expect("an end"),
-                _ => following.done(),
-            };
-            drop(following);
             tokio::time::sleep(Duration::from_millis(random.u64(1..6_000))).await;
+        }
+    }
+
+    /// Follows the log, whenever it has the lane.
+    async fn follow(&self, lane: &Lane, sagas: &Arc<Sagas>, nap: &Nap) {
+        loop {
+            let (holder, checkpoint) = lane.taken(nap).await;
+            let following = Following::new(sagas.clone(), 0..=63, checkpoint);
+            let is_lost = async {
+                loop {
+                    nap.over().await;
+                    tokio::time::sleep(SAVED_EVERY).await;
+                    let done = match self.mutant {
+                        Mutant::AcknowledgedEarly => self.memory.end().await.expect("an end"),
+                        _ => following.done(),
+                    };
+                    if nap.left().is_zero() && !lane.save(holder, done) {
+                        return self.counts.note("a lane is lost");
+                    }
+                }
+            };
+            tokio::select! {
+                biased;
+                () = is_lost => {}
+                () = following.run() => {}
+            }
         }
     }
 
     /// Lets a timer fire that did not, as the sweeper does with its table: who was late with an older one may have
     /// set it in its place.
-    async fn sweep(&self, order_id: OrderId, due: &Due) {
-        if due.at + SWEPT_AFTER < self.clock.now() {
-            let (saga, name) = (Checkout::CATEGORY.to_owned(), due.timer.to_owned());
+    async fn sweep(&self, saga: &str, order_id: OrderId, due: &Due) {
+        let is_swept = ![Mutant::TimerLost, Mutant::AllTimersCancelled].contains(&self.mutant);
+        if is_swept && due.at + SWEPT_AFTER < self.clock.now() {
+            let (saga, name) = (saga.to_owned(), due.timer.to_owned());
             let timer =
                 Timer { saga, id: order_id.to_string(), name, generation: due.generation, at: due.at };
             self.timers.set(&timer).await.expect("it is calm");
             self.counts.note("a timer that did not fire is made up for");
         }
+    }
+
+    /// What the order's payment waits for.
+    async fn payment_due(&self, order_id: OrderId) -> Option<Due> {
+        let commits = self.memory.load(&StreamId::of::<Payment>(order_id), 0).await.expect("readable");
+        let events = commits.iter().flat_map(|stored| &stored.commit.events);
+        let summaries = events.filter_map(|event| payment::summary(&event.decode().expect("readable")));
+        summaries.last()?.due
     }
 
     fn give_up(&self, order_id: OrderId) {
@@ -197,16 +233,21 @@ impl World {
     /// Gives up what is shipped and can't be paid, as somebody has to in the end, and sweeps.
     pub async fn operator(self: Arc<Self>, random: fastrand::Rng) {
         let checkouts = self.process(random, &Nap::default()).checkouts;
-        let mut orders: Vec<OrderId> =
-            (0..BUYERS).map(|client| OrderId(Uuid::from_u128(2_100 + client))).collect();
+        let all: Vec<OrderId> = (0..BUYERS).map(|client| OrderId(Uuid::from_u128(2_100 + client))).collect();
+        let mut orders = all.clone();
         loop {
             tokio::time::sleep(Duration::from_secs(20)).await;
+            for order_id in &all {
+                if let Some(due) = self.payment_due(*order_id).await {
+                    self.sweep(payment::NAME, *order_id, &due).await;
+                }
+            }
             let mut left = Vec::new();
             for order_id in orders {
                 let checkout = checkouts.load(order_id).await;
                 let summary = checkout.ok().and_then(|checkout| checkout.state.summary());
                 if let Some(due) = summary.as_ref().and_then(|summary| summary.due.as_ref()) {
-                    self.sweep(order_id, due).await;
+                    self.sweep(Checkout::CATEGORY, order_id, due).await;
                 }
                 match summary {
                     Some(summary) if summary.is_over => continue,
@@ -221,12 +262,26 @@ impl World {
         }
     }
 
-    /// Gives up any order at any time, now and then.
+    /// Gives up any order at any time, now and then. Some calls are taken up by a process that comes late, and dies.
     pub async fn rash_operator(self: Arc<Self>, mut random: fastrand::Rng) {
         while !self.calm.is_calm() {
             tokio::time::sleep(Duration::from_secs(random.u64(1..300))).await;
             let order_id = OrderId(Uuid::from_u128(2_100 + random.u128(0..BUYERS)));
-            self.give_up(order_id);
+            match random.u32(0..3) {
+                0 => self.gives_up_and_dies(order_id, random.fork()).await,
+                _ => self.give_up(order_id),
+            }
+        }
+    }
+
+    /// Only the saga's record of it is made.
+    async fn gives_up_and_dies(&self, order_id: OrderId, random: fastrand::Rng) {
+        let Process { checkouts, clock, .. } = self.process(random, &Nap::default());
+        let input = Input::Abandoned { reason: "written off".into() };
+        let told = Told { input, limits: self.limits.clone(), now: clock.now() };
+        let recorded = checkouts.execute(order_id, &request(order_id.0.as_u128(), "given up"), told).await;
+        if recorded.is_ok_and(|recorded| !recorded.events.is_empty()) {
+            self.counts.note("what is recorded is not acted on");
         }
     }
 

@@ -92,3 +92,18 @@ fn who_gives_up_the_other_payment_does_not_give_up_the_own_one() {
         ]);
     assert!(given_up.state().is_given_up("p-2") && !given_up.state().is_given_up("p-1"));
 }
+
+#[test]
+fn after_a_release_under_no_name_whatever_is_held_is_another_payment() {
+    given::<Payment>([requested()])
+        .when(Command::Undo { at: NOW })
+        .then([Event::CancellationRequested {}])
+        .when(observe(statement(State::Voided)))
+        .then([Event::Voided {}])
+        .when(observe(stray(State::Authorized)))
+        .then([found(0), void_of_stray()])
+        .when(observe(stray(State::Voided)))
+        .then([undone()])
+        .when(observe(statement(State::Voided)))
+        .then_nothing();
+}
