@@ -38,6 +38,7 @@ pub struct Index {
     storing: tokio::sync::Mutex<()>,
     /// What waits for a build that can read it.
     pub(crate) aside: Aside,
+    /// What was recorded and acted on here.
     pub(crate) acted: Acted,
 }
 

@@ -28,11 +28,12 @@ pub fn follows(stream_id: &str, event: &Event) -> Option<OrderId> {
     matches!(event, Event::Payment(_)).then(|| stream_id.parse().ok()).flatten()
 }
 
-/// Where the payment has come to with the event; nothing, if that says nothing of it.
+/// Where the payment has come to with the event; nothing, if that says nothing of it. While a request is open
+/// after it, such as a release that is asked for before the buyer has approved, it is not over.
 #[must_use]
-pub fn summary(event: &payment::Event) -> Option<Summary> {
+pub fn summary(event: &payment::Event, is_open: bool) -> Option<Summary> {
     let waits = |stage, due| Some(Summary { stage, reason: None, is_over: false, due });
-    let over = |stage| Some(Summary { stage, reason: None, is_over: true, due: None });
+    let over = |stage| (!is_open).then_some(Summary { stage, reason: None, is_over: true, due: None });
     let look_up =
         |attempt: &u32, at: &DateTime<Utc>| Some(Due { timer: LOOK_UP, generation: *attempt, at: *at });
     match event {

@@ -390,3 +390,14 @@ fn a_deadline_before_the_order_is_placed_reserves_nothing() {
     assert_eq!(story.deadline(), ["cancel deadline"]);
     assert_eq!(story.happens(&order_stream(), placed()), ["reopen", "cancel reservation_timed_out"]);
 }
+
+#[test]
+fn a_payment_is_not_over_while_something_is_asked_of_its_provider() {
+    let summary = |event: &payment::Event, is_open| crate::payment::summary(event, is_open);
+    assert!(summary(&authorized(), false).is_some_and(|summary| summary.is_over));
+    // The buyer has approved what is being released: the release is still looked up.
+    assert_eq!(summary(&authorized(), true), None);
+    let look_up_at = chrono::DateTime::UNIX_EPOCH;
+    let unknown = payment::Event::OutcomeUnknown { operation: Operation::Void, attempt: 2, look_up_at };
+    assert!(summary(&unknown, true).and_then(|summary| summary.due).is_some_and(|due| due.generation == 2));
+}

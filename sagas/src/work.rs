@@ -229,11 +229,12 @@ impl Sagas {
         if let Input::Event { event: Event::Payment(event), .. } = &work.input {
             alarms::of_payment(work.order_id, event);
             let position = work.position.unwrap_or(0);
+            let payment = self.executors.payments.load_since(work.order_id, position).await?.state;
             if let payment::Event::Captured { .. } = event {
-                let payment = self.executors.payments.load_since(work.order_id, position).await?;
-                alarms::of_status(work.order_id, payment.state.status());
+                alarms::of_status(work.order_id, payment.status());
             }
-            if let Some(summary) = payment_saga::summary(event) {
+            let is_open = payment.open_request(work.order_id).is_some();
+            if let Some(summary) = payment_saga::summary(event, is_open) {
                 self.index.note(work.kind, work.order_id, position, summary);
             }
         }

@@ -221,9 +221,15 @@ impl World {
     /// What the order's payment waits for.
     async fn payment_due(&self, order_id: OrderId) -> Option<Due> {
         let commits = self.memory.load(&StreamId::of::<Payment>(order_id), 0).await.expect("readable");
-        let events = commits.iter().flat_map(|stored| &stored.commit.events);
-        let summaries = events.filter_map(|event| payment::summary(&event.decode().expect("readable")));
-        summaries.last()?.due
+        let (mut payment, mut due) = (Payment::default(), None);
+        for stored in commits {
+            let events = stored.commit.events.iter().map(|event| event.decode().expect("readable"));
+            let events: Vec<_> = events.inspect(|event| payment.evolve(event)).collect();
+            let is_open = payment.open_request(order_id).is_some();
+            let summaries = events.iter().filter_map(|event| payment::summary(event, is_open));
+            due = summaries.last().map_or(due, |summary| summary.due);
+        }
+        due
     }
 
     fn give_up(&self, order_id: OrderId) {
