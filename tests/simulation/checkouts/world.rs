@@ -226,8 +226,8 @@ impl World {
             let events = stored.commit.events.iter().map(|event| event.decode().expect("readable"));
             let events: Vec<_> = events.inspect(|event| payment.evolve(event)).collect();
             let is_open = payment.open_request(order_id).is_some();
-            let summaries = events.iter().filter_map(|event| payment::summary(event, is_open));
-            due = summaries.last().map_or(due, |summary| summary.due);
+            let mut summaries = events.iter().filter_map(|event| payment::summary(event, is_open));
+            due = summaries.next_back().map_or(due, |summary| summary.due);
         }
         due
     }
