@@ -15,17 +15,17 @@ use infra::payment::{PaymentProvider, Providers, Sandbox};
 use infra::snapshots::{MemorySnapshots, Snapshots};
 use infra::timers::JetStreamTimers;
 use infra::writer::{self, Writer};
-use sagas::checkout::{CaptureAt, Limits};
+use sagas::checkout::Limits;
 use sagas::status::{self, Call, Open};
 use sagas::{Index, Sagas, Worker};
 use sqlx::PgPool;
 use tokio::sync::watch;
 
 use crate::support::customer::Client;
-use crate::support::eventually;
 use crate::support::poisoned::Poisoned;
 use crate::support::servers::{Nats, database_url};
 use crate::support::shop::{Roles, operate_sagas};
+use crate::support::{eventually, far_deadlines};
 
 /// Units whose total is known by its number.
 const POISON: u32 = 3;
@@ -68,15 +68,7 @@ impl Scene {
         let sandbox = Sandbox::open(self.pool.clone(), clock.clone(), Arc::new(timers.clone()))
             .await
             .expect("a sandbox");
-        let limit = chrono::Duration::minutes(10);
-        let limits = Limits {
-            hold: limit,
-            authorization: limit,
-            challenge: limit,
-            capture: limit,
-            shipment: None,
-            capture_at: CaptureAt::Confirmation,
-        };
+        let limits = Limits { shipment: None, ..far_deadlines() };
         let sagas = Sagas {
             feed: Feed::new(log),
             executors: Arc::new(Executors::new(&writer, &snapshots, &clock, &settings)),

@@ -10,12 +10,12 @@ use infra::log::EventLog;
 use infra::snapshots::{MemorySnapshots, Snapshots};
 use infra::writer::{self, Writer};
 use sagas::Checkout;
-use sagas::checkout::{CaptureAt, Limits, Told};
+use sagas::checkout::Told;
 use sagas::saga::Input;
 use uuid::Uuid;
 
 use super::world::World;
-use crate::support::eventually;
+use crate::support::{eventually, far_deadlines};
 
 /// Checkouts, as a process has them that does nothing else.
 fn checkouts(world: &World) -> Executor<Checkout> {
@@ -31,17 +31,8 @@ fn checkouts(world: &World) -> Executor<Checkout> {
 
 /// An operator's call as it was taken up by a process that did not live to act on it.
 async fn is_given_up_by_the_dead(world: &World, order: OrderId) {
-    let limit = chrono::Duration::minutes(10);
-    let limits = Limits {
-        hold: limit,
-        authorization: limit,
-        challenge: limit,
-        capture: limit,
-        shipment: Some(limit),
-        capture_at: CaptureAt::Confirmation,
-    };
     let input = Input::Abandoned { reason: "a thief".to_owned() };
-    let told = Told { input, limits, now: Clock::system().now() };
+    let told = Told { input, limits: far_deadlines(), now: Clock::system().now() };
     let call = CommandId(Uuid::now_v7());
     let request = Request {
         command_id: call.step("checkout/react"),

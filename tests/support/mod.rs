@@ -23,6 +23,7 @@ mod warden;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use sagas::checkout::{CaptureAt, Limits};
 pub use simulation::{faulty_log, stock};
 pub use warden::Folder;
 
@@ -46,6 +47,19 @@ pub async fn within<T>(limit: Duration, what: &str, mut condition: impl AsyncFnM
         }
         assert!(Instant::now() < deadline, "in vain: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Deadlines of checkouts that no test comes to; what is confirmed is paid at once.
+pub fn far_deadlines() -> Limits {
+    let limit = chrono::Duration::minutes(10);
+    Limits {
+        hold: limit,
+        authorization: limit,
+        challenge: limit,
+        capture: limit,
+        shipment: Some(limit),
+        capture_at: CaptureAt::Confirmation,
     }
 }
 
