@@ -85,8 +85,8 @@ pub enum SagasWhat {
     /// How many are under way, and what they wait for.
     Status,
     /// Those that something is wrong with: a step that fails, a timer that is late, an outcome that
-    /// stays unknown, no word for a quarter of an hour; and what is set aside because this build can't
-    /// read it. Exits with 1 if there are any.
+    /// stays unknown, no word for a quarter of an hour, goods that are not shipped or not paid for in
+    /// time; and what is set aside because this build can't read it. Exits with 1 if there are any.
     Stuck {
         /// Those that have waited longest, at most so many.
         #[arg(long, default_value_t = 100)]
