@@ -196,7 +196,7 @@ impl Shared {
         let settings =
             LogSettings { replicas: options.log_replicas, bytes_max: options.log_bytes_max.unwrap_or(-1) };
         let jetstream = JetStreamLog::open(connection, &settings).await?;
-        let timers = JetStreamTimers::open(jetstream.context().clone(), options.log_replicas).await?;
+        let timers = JetStreamTimers::open(jetstream.connection().clone(), options.log_replicas).await?;
         let snapshots = JetStreamSnapshots::open(jetstream.context(), options.log_replicas).await?;
         let snapshots: Arc<dyn Snapshots> = Arc::new(snapshots);
         let pool = connect_postgres(database_url, options.database_connections_max).await?;

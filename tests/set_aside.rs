@@ -58,7 +58,7 @@ impl Scene {
     /// The sagas of a build that can't read what is poison.
     async fn sagas(&self, is_poison: fn(&Stored) -> bool) -> watch::Sender<bool> {
         let jetstream = self.nats.log().await;
-        let timers = JetStreamTimers::open(jetstream.context().clone(), 1).await.expect("timers");
+        let timers = JetStreamTimers::open(jetstream.connection().clone(), 1).await.expect("timers");
         let (log, is_mended) = (self.log.clone(), self.is_mended.clone());
         let log: Arc<dyn EventLog> = Arc::new(Poisoned { log, is_mended, is_poison });
         let (clock, writer) = (Clock::system(), Writer::new(log.clone(), writer::Settings::default()));

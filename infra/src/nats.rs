@@ -1,5 +1,7 @@
 //! The connection to nats-server, and what is told beside the answers to what was asked.
 
+pub mod batch;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 

@@ -4,20 +4,22 @@
 //! its time has come (or has passed while everything was down) the server moves it to
 //! `timer.fired.…`, where it stays until the saga has dealt with it.
 
+mod setting;
+
 use std::time::Duration;
 
-use async_nats::HeaderMap;
-use async_nats::header::{NATS_SCHEDULE, NATS_SCHEDULE_TARGET};
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType, Stream};
-use async_nats::jetstream::{AckKind, Context, Message};
-use chrono::{DateTime, SecondsFormat, Utc};
+use async_nats::jetstream::{AckKind, ContextBuilder, Message};
+use chrono::{DateTime, Utc};
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use futures_util::{FutureExt, StreamExt};
 use serde::{Deserialize, Serialize};
 
-use crate::log::Unavailable;
+use self::setting::Setter;
+use crate::log::{ACK_LIMIT, Unavailable};
+use crate::nats::Connection;
 
 const STREAM: &str = "TIMERS";
 const CONSUMER: &str = "sagas";
@@ -55,8 +57,8 @@ pub trait Timers: Send + Sync + 'static {
 /// Timers in the stream `TIMERS`.
 #[derive(Debug, Clone)]
 pub struct JetStreamTimers {
-    context: Context,
     stream: Stream,
+    setter: Setter,
 }
 
 /// A timer whose time has come. Delivered again if it is dropped without [`Fired::done`].
@@ -71,7 +73,8 @@ impl JetStreamTimers {
     ///
     /// # Errors
     /// JetStream does not answer, or does not accept the stream.
-    pub async fn open(context: Context, replicas: usize) -> Result<Self, Unavailable> {
+    pub async fn open(connection: Connection, replicas: usize) -> Result<Self, Unavailable> {
+        let context = ContextBuilder::new().ack_timeout(ACK_LIMIT).build(connection.client.clone());
         let config = Config {
             name: STREAM.to_owned(),
             description: Some("Calls to sagas at a later time".to_owned()),
@@ -89,10 +92,17 @@ impl JetStreamTimers {
             allow_direct: true,
             allow_rollup: true,
             allow_message_schedules: true,
+            allow_atomic_publish: true,
             ..Default::default()
         };
         let stream = context.get_or_create_stream(config).await.map_err(Unavailable::because)?;
-        Ok(Self { context, stream })
+        let config = &stream.cached_info().config;
+        if !config.allow_atomic_publish {
+            // It was made by an earlier build.
+            let config = Config { allow_atomic_publish: true, ..config.clone() };
+            context.update_stream(config).await.map_err(Unavailable::because)?;
+        }
+        Ok(Self { stream, setter: Setter::new(connection, context) })
     }
 
     /// Every timer as it fires, and those that fired and were not done with.
@@ -123,18 +133,7 @@ impl JetStreamTimers {
 
 impl Timers for JetStreamTimers {
     fn set<'a>(&'a self, timer: &'a Timer) -> BoxFuture<'a, Result<(), Unavailable>> {
-        async move {
-            let mut headers = HeaderMap::new();
-            let at = timer.at.to_rfc3339_opts(SecondsFormat::Millis, true);
-            headers.insert(NATS_SCHEDULE, format!("@at {at}"));
-            headers.insert(NATS_SCHEDULE_TARGET, subject("fired", &timer.saga, &timer.id, &timer.name));
-            let body = serde_json::to_vec(timer).map_err(Unavailable::because)?;
-            let set = subject("set", &timer.saga, &timer.id, &timer.name);
-            let sent = self.context.publish_with_headers(set, headers, body.into()).await;
-            sent.map_err(Unavailable::because)?.await.map_err(Unavailable::because)?;
-            Ok(())
-        }
-        .boxed()
+        self.setter.set(timer.clone()).boxed()
     }
 
     fn cancel<'a>(
@@ -164,6 +163,12 @@ impl Fired {
     pub async fn still_at_it(&self) {
         // If this gets lost, the timer is delivered a second time: sagas bear repeats.
         let _ = self.message.ack_with(AckKind::Progress).await;
+    }
+}
+
+impl Timer {
+    fn subject(&self, state: &str) -> String {
+        subject(state, &self.saga, &self.id, &self.name)
     }
 }
 

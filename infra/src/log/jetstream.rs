@@ -24,7 +24,7 @@ use super::{
     drift,
 };
 use crate::fail_points;
-use crate::nats::{Connection, Unanswered};
+use crate::nats::{self, Connection, Unanswered};
 
 /// How long an append waits for its acknowledgement before its outcome counts as unknown.
 pub(crate) const ACK_LIMIT: Duration = Duration::from_secs(5);
@@ -98,6 +98,12 @@ impl JetStreamLog {
     pub async fn drift(&self, settings: &LogSettings) -> Result<Vec<String>, Unavailable> {
         let stream = self.stream().await?;
         Ok(drift::found(&stream.cached_info().config, &config(settings)))
+    }
+
+    /// What the log is reached through.
+    #[must_use]
+    pub fn connection(&self) -> &Connection {
+        &self.connection
     }
 
     /// The log's JetStream, for streams beside it.
@@ -231,7 +237,7 @@ pub(super) fn headers(message: &Message) -> HeaderMap {
 }
 
 /// The connection's word on an append that will have no answer.
-pub(super) fn unanswered(why: Unanswered, subject: String) -> AppendError {
+fn unanswered(why: Unanswered, subject: String) -> AppendError {
     match why {
         Unanswered::Denied => AppendError::Denied { subject },
         Unanswered::Lost => AppendError::Unknown(Unavailable::because("the connection was lost")),
@@ -266,20 +272,17 @@ impl EventLog for JetStreamLog {
 
     fn append_batch<'a>(&'a self, batch: &'a [Append]) -> BoxFuture<'a, Result<u64, AppendError>> {
         async move {
-            match batch::publish(&self.connection, batch).await {
-                Err(batch::Error::NotAllowed) => {
-                    self.allows_batches.store(false, Ordering::Relaxed);
-                    Err(AppendError::Conflict)
-                }
-                Err(batch::Error::Append(error)) => Err(error),
-                Ok(first) => Ok(first),
+            let appended = batch::publish(&self.connection, batch).await;
+            if let Err(nats::batch::Error::NotAllowed) = appended {
+                self.allows_batches.store(false, Ordering::Relaxed);
             }
+            appended.map_err(AppendError::from)
         }
         .boxed()
     }
 
     fn batch_max(&self) -> usize {
-        if self.allows_batches.load(Ordering::Relaxed) { batch::MESSAGES_MAX } else { 0 }
+        if self.allows_batches.load(Ordering::Relaxed) { nats::batch::MESSAGES_MAX } else { 0 }
     }
 
     fn load_page<'a>(
