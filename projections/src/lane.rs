@@ -146,8 +146,11 @@ impl Lane {
             .application_name(&format!("cartulary {}/{}", self.lease.reader, self.lease.lane))
             .options([
                 ("search_path", search_path.as_str()),
-                // A plan made while a table was small would be kept when it is large.
-                ("plan_cache_mode", "force_custom_plan"),
+                // All that a lane does is by key. Postgres knows neither how few rows a batch has nor, before it has
+                // looked, how large a table is: it would read all of it, or keep a plan from when it was small.
+                ("enable_seqscan", "off"),
+                ("enable_hashjoin", "off"),
+                ("enable_mergejoin", "off"),
                 // Rows and checkpoint are lost together, if they are, and applied again.
                 ("synchronous_commit", "off"),
             ])
