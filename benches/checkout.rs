@@ -290,7 +290,9 @@ async fn with_open(plan: &Plan, open: u64) -> f64 {
         opened.took.as_secs_f64(),
         shop.memory_mb()
     );
-    let load = saturate(&shop, Until::Elapsed(plan.round())).await;
+    let meter = crate::cpu::Meter::new(&shop, &servers);
+    let load = meter.of(saturate(&shop, Until::Elapsed(plan.round()))).await;
+    println!("{meter}");
     shop.stop().await;
     servers.stop().await;
     load.took.as_secs_f64() * 1e3 / load.answered as f64

@@ -13,8 +13,14 @@ const TICKS: f64 = 100.0;
 
 /// Adds up the time of processors over several rounds.
 pub struct Meter {
-    processes: [(&'static str, Vec<u32>); 3],
+    processes: [(&'static str, Processes); 4],
     spent: RefCell<Spent>,
+}
+
+enum Processes {
+    These(Vec<u32>),
+    /// With those that it has begun: Postgres has one for each connection.
+    Family(u32),
 }
 
 #[derive(Default)]
@@ -22,22 +28,23 @@ struct Spent {
     commands: f64,
     elapsed: f64,
     /// Of each kind of process.
-    seconds: [f64; 3],
+    seconds: [f64; 4],
 }
 
 impl Meter {
     pub fn new(commands: &Instance, servers: &Servers) -> Self {
         let processes = [
-            ("cartulary", vec![commands.pid()]),
-            ("nats-server", servers.nats_pids()),
-            ("load", vec![std::process::id()]),
+            ("cartulary", Processes::These(vec![commands.pid()])),
+            ("nats-server", Processes::These(servers.nats_pids())),
+            ("Postgres", Processes::Family(servers.postgres.pid())),
+            ("load", Processes::These(vec![std::process::id()])),
         ];
         Self { processes, spent: RefCell::default() }
     }
 
     pub async fn of(&self, load: impl Future<Output = Load>) -> Load {
-        let seconds = || self.processes.each_ref().map(|(_, pids)| pids.iter().copied().map(used).sum());
-        let (began, before): (_, [f64; 3]) = (Instant::now(), seconds());
+        let seconds = || self.processes.each_ref().map(|(_, processes)| processes.used());
+        let (began, before): (_, [f64; 4]) = (Instant::now(), seconds());
         let load = load.await;
         let after = seconds();
         let mut spent = self.spent.borrow_mut();
@@ -50,7 +57,25 @@ impl Meter {
     }
 }
 
-/// Seconds that the process has used of the processors.
+impl Processes {
+    /// Seconds that they have used of the processors.
+    fn used(&self) -> f64 {
+        match self {
+            Self::These(pids) => pids.iter().copied().map(used).sum(),
+            Self::Family(first) => {
+                let all = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+                let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+                pids.filter(|pid| pid == first || parent(*pid) == Some(*first)).map(used).sum()
+            }
+        }
+    }
+}
+
+fn parent(pid: u32) -> Option<u32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
+}
+
 fn used(pid: u32) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let (_, fields) = stat.rsplit_once(") ").unwrap_or_default();
