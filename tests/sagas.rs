@@ -4,6 +4,7 @@ mod deaths;
 mod downtime;
 mod records;
 mod stories;
+mod table;
 mod trouble;
 mod undo;
 mod world;
