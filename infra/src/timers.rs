@@ -98,9 +98,11 @@ impl JetStreamTimers {
         let stream = context.get_or_create_stream(config).await.map_err(Unavailable::because)?;
         let config = &stream.cached_info().config;
         if !config.allow_atomic_publish {
-            // It was made by an earlier build.
+            // It was made by an earlier build. Without batches, timers are set one by one.
             let config = Config { allow_atomic_publish: true, ..config.clone() };
-            context.update_stream(config).await.map_err(Unavailable::because)?;
+            if let Err(error) = context.update_stream(config).await {
+                tracing::warn!(%error, "the stream of the timers can't be changed to take batches");
+            }
         }
         Ok(Self { stream, setter: Setter::new(connection, context) })
     }

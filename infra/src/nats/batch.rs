@@ -41,6 +41,15 @@ pub enum Error {
     Unknown(#[source] Unavailable),
 }
 
+impl From<Error> for Unavailable {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::NotStored(reason) | Error::Unknown(reason) => reason,
+            error => Self::because(error),
+        }
+    }
+}
+
 /// A batch on its way. Without its last message it is nothing.
 #[derive(Debug)]
 pub struct Batch<'c> {

@@ -57,17 +57,21 @@ async fn set(wanted: impl Iterator<Item = Wanted>, connection: &Connection, cont
     for wanted in wanted {
         by_subject.entry(wanted.timer.subject("set")).or_default().push(wanted);
     }
+    // Of all at once; nothing, if it is to be one by one.
     let outcome = if by_subject.len() < TOGETHER_MIN {
-        Err(Error::NotAllowed)
+        None
     } else {
-        together(by_subject.values().filter_map(|wanted| Some(&wanted.last()?.timer)), connection).await
+        let newest = by_subject.values().filter_map(|wanted| Some(&wanted.last()?.timer));
+        match together(newest, connection).await {
+            Err(Error::NotAllowed | Error::Refused(_)) => None,
+            outcome => Some(outcome.map_err(Unavailable::from)),
+        }
     };
-    let one_by_one = matches!(outcome, Err(Error::NotAllowed | Error::Refused(_)));
-    let outcome = outcome.map_err(Unavailable::because);
     let all = by_subject.into_values().map(async |same| {
-        let outcome = match same.last() {
-            Some(last) if one_by_one => alone(&last.timer, context).await,
-            _ => outcome.clone(),
+        let outcome = match (&outcome, same.last()) {
+            (Some(outcome), _) => outcome.clone(),
+            (None, Some(last)) => alone(&last.timer, context).await,
+            (None, None) => return,
         };
         for Wanted { told, .. } in same {
             // Nobody may wait for it any more.
