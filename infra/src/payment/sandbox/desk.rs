@@ -19,7 +19,7 @@ pub const SLOW: Duration = Duration::seconds(5);
 /// How long `tok_late` takes.
 const LATE: Duration = Duration::minutes(1);
 
-/// Requests that are entered in one transaction.
+/// Requests that are entered at a time.
 const TOGETHER_MAX: usize = 256;
 
 /// A request that has come in, and who waits for it.
@@ -72,15 +72,25 @@ impl Desk {
     }
 }
 
-/// Enters requests in the order in which they came, in one transaction.
+/// Enters requests in the order in which they came, all or none. Where somebody else has entered the next line of one
+/// of these orders meanwhile, it's all looked at again.
 async fn enter(requests: &[Request], clock: &Clock, ledger: &PgPool) -> Result<Vec<Entered>, NoAnswer> {
     let orders: Vec<Uuid> = requests.iter().map(|request| request.order_id.0).collect();
-    let mut transaction = ledger.begin().await.map_err(no_answer)?;
-    ledger::lock(&orders, &mut transaction).await.map_err(no_answer)?;
-    // What was entered before has happened before.
-    let now = clock.now();
+    let mut connection = ledger.acquire().await.map_err(no_answer)?;
+    loop {
+        let lines = ledger::lines(&orders, &mut connection).await.map_err(no_answer)?;
+        // What was entered before has happened before.
+        let (entered, news) = draft(requests, lines, clock.now());
+        if news.is_empty() || ledger::enter(news, &mut connection).await.map_err(no_answer)? {
+            return Ok(entered);
+        }
+    }
+}
+
+/// How the requests stand in the ledger after these lines, and the lines that are new.
+fn draft(requests: &[Request], lines: Vec<Line>, now: DateTime<Utc>) -> (Vec<Entered>, Vec<Line>) {
     let mut known: HashMap<Uuid, Vec<Line>> = HashMap::new();
-    for line in ledger::lines(&orders, &mut transaction).await.map_err(no_answer)? {
+    for line in lines {
         known.entry(line.order_id).or_default().push(line);
     }
     let mut news = Vec::new();
@@ -93,17 +103,17 @@ async fn enter(requests: &[Request], clock: &Clock, ledger: &PgPool) -> Result<V
         let line = before.unwrap_or_else(|| {
             let line = new_line(request, lines, now);
             let charged_back = charges_back(request).then(|| line.charged_back(now + SLOW));
-            let new = charged_back.into_iter().chain([line.clone()]);
-            news.extend(new.clone());
-            lines.extend(new);
+            for new in charged_back.into_iter().chain([line.clone()]) {
+                let new = new.numbered(lines.len());
+                news.push(new.clone());
+                lines.push(new);
+            }
             line
         });
         let statement = statement(lines, &line.provider_reference, now);
         entered.push(Entered { line, statement, is_first });
     }
-    ledger::enter(&news, &mut transaction).await.map_err(no_answer)?;
-    transaction.commit().await.map_err(no_answer)?;
-    Ok(entered)
+    (entered, news)
 }
 
 /// The line of a request that is new, where these are the lines about its order.
@@ -140,6 +150,7 @@ fn new_line(request: &Request, lines: &[Line], now: DateTime<Utc>) -> Line {
         declined: declined.map(str::to_owned),
         settles_at: now + takes,
         asked_at: now,
+        number: None,
         challenge: (operation == Operation::Authorize && token == "tok_challenge")
             .then(|| ledger::ASKED.to_owned()),
     }

@@ -1,12 +1,13 @@
 //! The sandbox's books: one line for each request, by its key.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 
 use chrono::{DateTime, Utc};
 use domain::payment::{Operation, Refund, RefundState, Request, State, Statement, refund_of_key};
 use domain::{Currency, OrderId};
 use serde::Serialize;
+use sqlx::error::DatabaseError;
 use sqlx::types::Json;
 use sqlx::{FromRow, PgConnection, PgPool};
 use uuid::Uuid;
@@ -33,6 +34,8 @@ pub struct Line {
     pub settles_at: DateTime<Utc>,
     pub asked_at: DateTime<Utc>,
     pub challenge: Option<String>,
+    /// Which one of its order's it is, from 0; not of those that earlier builds entered.
+    pub number: Option<i32>,
 }
 
 impl Line {
@@ -41,6 +44,10 @@ impl Line {
         let idempotency_key = format!("{}:{CHARGE_BACK}", self.provider_reference);
         let operation = CHARGE_BACK.to_owned();
         Self { idempotency_key, operation, settles_at: at, ..self.clone() }
+    }
+
+    pub fn numbered(self, number: usize) -> Self {
+        Self { number: i32::try_from(number).ok(), ..self }
     }
 
     fn is(&self, operation: Operation) -> bool {
@@ -66,7 +73,9 @@ pub async fn migrate(pool: &PgPool) -> Result<(), sqlx::Error> {
              asked_at timestamptz not null
          );
          alter table sandbox.operations add column if not exists challenge text;
-         create index if not exists operations_order_id on sandbox.operations (order_id);
+         alter table sandbox.operations add column if not exists number int;
+         create unique index if not exists operations_number on sandbox.operations (order_id, number);
+         drop index if exists sandbox.operations_order_id;
          create index if not exists operations_made on sandbox.operations (asked_at, order_id)
              where operation = 'authorize';",
     )
@@ -75,28 +84,22 @@ pub async fn migrate(pool: &PgPool) -> Result<(), sqlx::Error> {
     transaction.commit().await
 }
 
-/// Nobody else enters anything about these orders until the transaction ends.
-pub async fn lock(orders: &[Uuid], connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    let key = |order: &Uuid| i64::from_be_bytes(order.into_bytes()[8..].try_into().unwrap_or_default());
-    // All in the same order, so that nobody waits for who waits for them.
-    let keys: BTreeSet<i64> = orders.iter().map(key).collect();
-    sqlx::query("select pg_advisory_xact_lock(key) from unnest($1::bigint[]) as key")
-        .bind(Vec::from_iter(keys))
-        .execute(connection)
-        .await
-        .map(drop)
-}
-
-pub async fn enter(lines: &[Line], connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    sqlx::query(
+/// Enters the lines, all or none; false, if somebody else has entered one of them, or another one in its place.
+pub async fn enter(mut lines: Vec<Line>, connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    // Always in the same order, so that nobody waits for who waits for them.
+    lines.sort_by_key(|line| (line.order_id, line.number));
+    let entered = sqlx::query(
         "insert into sandbox.operations
-         select * from jsonb_populate_recordset(null::sandbox.operations, $1)
-         on conflict (idempotency_key) do nothing",
+         select * from jsonb_populate_recordset(null::sandbox.operations, $1)",
     )
     .bind(Json(lines))
     .execute(connection)
-    .await
-    .map(drop)
+    .await;
+    match entered {
+        Ok(_) => Ok(true),
+        Err(error) if error.as_database_error().is_some_and(DatabaseError::is_unique_violation) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// All lines about these orders, the oldest first.
