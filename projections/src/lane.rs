@@ -26,10 +26,6 @@ use work::Work;
 /// Commits that are taken in at a time.
 const BATCH_MAX: usize = 1_000;
 
-/// Shortest time from the beginning of one transaction to that of the next: what comes meanwhile shares
-/// one. What comes alone is not kept waiting.
-const INTERVAL_MIN: Duration = Duration::from_millis(4);
-
 /// The busier the machine, the longer a transaction takes, and the more shall share one: this many times as
 /// long as the last one took, up to a limit.
 const INTERVAL_PART: u32 = 4;
@@ -132,7 +128,8 @@ impl Lane {
             let few = work.commits < MANY;
             self.flush(&mut letters, &mut work, &mut connection).await?;
             if few {
-                let interval = (begun_at.elapsed() * INTERVAL_PART).clamp(INTERVAL_MIN, INTERVAL_MAX);
+                let interval = begun_at.elapsed() * INTERVAL_PART;
+                let interval = interval.clamp(self.projection.interval_min(), INTERVAL_MAX);
                 tokio::time::sleep_until(begun_at + interval).await;
             }
         }

@@ -1,6 +1,7 @@
 //! What a projection is.
 
 use std::fmt::{self, Display};
+use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound, Utc};
 use domain::commit::DecodeError;
@@ -36,6 +37,12 @@ pub trait Projection: Send + Sync + 'static {
 
     /// Lanes in which it can work side by side. One, where rows are fed by events of several keys.
     fn lanes(&self) -> u64;
+
+    /// Shortest time from the beginning of one transaction to that of the next, for what comes meanwhile to share
+    /// one. What comes alone is not kept waiting.
+    fn interval_min(&self) -> Duration {
+        Duration::from_millis(4)
+    }
 
     /// What decides on which rows the event touches: a SKU, say. Events of one key are applied in
     /// their order; different keys don't wait for each other. Nothing, if it touches none.

@@ -4,6 +4,7 @@ mod query;
 mod words;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use domain::product::{self, Details};
 use domain::{Event, Money, stock};
@@ -118,6 +119,11 @@ impl Projection for Search {
             "create index on documents using gin (words) with (gin_pending_list_limit = 1024)",
             "create index on words (length(word))",
         ]
+    }
+
+    /// Who has changed something looks for it in the catalog.
+    fn interval_min(&self) -> Duration {
+        Duration::from_millis(25)
     }
 
     /// How often a word occurs is fed by all products.
