@@ -1,5 +1,6 @@
 //! Sagas shared by processes that die: whatever happens to them, every checkout comes to its end, once.
 
+mod answers;
 mod deaths;
 mod downtime;
 mod records;

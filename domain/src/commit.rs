@@ -121,9 +121,15 @@ impl RecordedEvent {
         };
         let mut data = tagged.remove("data").unwrap_or_else(|| Value::Object(Map::new()));
         let personal = data.as_object_mut().and_then(|data| data.remove(PERSONAL));
-        let id = Uuid::new_v5(&command.0, &index.to_be_bytes());
+        let id = Self::id(command, index);
         let schema = schema::current(&kind).unwrap_or(1);
         Self { id, kind, schema, occurred_at: at, data: raw(&data), personal: personal.as_ref().map(raw) }
+    }
+
+    /// The id of a command's event of that number, from 0.
+    #[must_use]
+    pub fn id(command: CommandId, index: usize) -> Uuid {
+        Uuid::new_v5(&command.0, &index.to_be_bytes())
     }
 
     /// Whether it has a form that is newer than this build: what is readable of it is read, and what

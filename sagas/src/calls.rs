@@ -85,7 +85,7 @@ impl Sagas {
         let input = Input::Abandoned { reason };
         let work = called_for(Kind::Payment, order_id, input, cause(order_id, ABANDON_PAYMENT, at));
         let work = Work { by: Some(actor), ..work };
-        self.act(&work, Action::execute(ABANDON, Command::Payment(order_id, command))).await
+        self.act(&work, Action::execute(ABANDON, Command::Payment(order_id, command))).await.map(drop)
     }
 
     /// Tries what is set aside there, in the log's order, as far as it can be read.
@@ -138,7 +138,7 @@ impl Sagas {
         let input = Input::Timer { name: RETRY.to_owned(), generation: 0 };
         let work = called_for(Kind::Checkout, order_id, input, cause(order_id, RETRY_NOW, at));
         let command = payment::Command::Capture { at: self.clock.now() };
-        self.act(&work, Action::execute("capture", Command::Payment(order_id, command))).await
+        self.act(&work, Action::execute("capture", Command::Payment(order_id, command))).await.map(drop)
     }
 
     /// Asks the provider now for the outcome that is owed, if one is.

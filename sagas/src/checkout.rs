@@ -3,7 +3,7 @@
 //! | when                        | + do                                 | − undo, if a later step fails   |
 //! |-----------------------------|--------------------------------------|---------------------------------|
 //! | cart::CheckedOut            | order::Place, set the deadline       | cart::Reopen, order::Cancel     |
-//! | order::Placed               | stock::Reserve, every line           | stock::Release                  |
+//! | the same                    | stock::Reserve, every line           | stock::Release                  |
 //! | every line reserved         | payment::Authorize the quoted amount | payment::Undo                   |
 //! | payment::ActionRequired     | wait for the buyer, until a deadline |                                 |
 //! | payment::Authorized         | order::Confirm                       |                                 |
@@ -13,6 +13,9 @@
 //! | order::RefundRequested      | payment::Refund                      | order::FailRefund, if it fails  |
 //! | order::GoodsReturned        | stock::Return                        |                                 |
 //! | a line refused, payment declined or given up, a deadline, a request to cancel, an operator | everything above, backwards | |
+//!
+//! The order is placed and the lines are reserved side by side. All that is done before the next thing is heard, so who
+//! has every line's answer knows that the order is placed. Answers that come together are heard together, in one commit.
 //!
 //! Undo goes backwards and waits for each step: first the money, then the stock, then the cart is
 //! open again, and last the order is cancelled; who sees it cancelled finds nothing held. What may be shipped is
@@ -29,7 +32,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 
 use chrono::{DateTime, Duration, Utc};
-use domain::order::{Line, Reason, Units};
+use domain::order::{Reason, Units};
 use domain::{Aggregate, CartId, Event as Happened, Money, OrderId, Sku};
 use domain::{cart, order, payment, stock};
 use serde::{Deserialize, Serialize};
@@ -129,6 +132,7 @@ pub struct Quote {
 enum Stage {
     #[default]
     New,
+    /// Earlier builds reserved nothing before the order was placed.
     Placing,
     Reserving,
     Authorizing,
@@ -293,26 +297,7 @@ impl Aggregate for Checkout {
     /// What the saga makes of an input.
     fn decide(&self, Told { input, limits, now }: Told) -> Result<Vec<Event>, Infallible> {
         let mut draft = Draft { state: self.clone(), events: Vec::new(), limits, now };
-        match input {
-            Input::Timer { name, generation } if name == DEADLINE => draft.deadline(generation),
-            Input::Timer { .. } | Input::Recorded => {}
-            Input::Abandoned { reason } => draft.abandon(reason),
-            Input::Event { stream, event, at } => match event {
-                Happened::Cart(cart::Event::CheckedOut { lines, total, payment, .. }) => {
-                    if let Ok(cart_id) = stream.id().parse() {
-                        draft.start(cart_id, units(&lines), total, payment, at);
-                    }
-                }
-                Happened::Stock(event) => {
-                    if let Ok(sku) = stream.id().parse() {
-                        draft.stock(sku, &event);
-                    }
-                }
-                Happened::Order(event) => draft.order(&event),
-                Happened::Payment(event) => draft.payment(&event),
-                Happened::Product(_) | Happened::Cart(_) => {}
-            },
-        }
+        draft.hear(input);
         Ok(draft.events)
     }
 
@@ -433,15 +418,6 @@ impl Checkout {
     fn any_line(&self, state: LineState) -> bool {
         self.lines.values().any(|line| *line == state)
     }
-}
-
-fn units(lines: &[Line]) -> BTreeMap<Sku, u32> {
-    let mut units = BTreeMap::new();
-    for line in lines {
-        let sum: &mut u32 = units.entry(line.sku.clone()).or_default();
-        *sum = sum.saturating_add(line.quantity);
-    }
-    units
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks by reference")]

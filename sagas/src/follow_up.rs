@@ -15,7 +15,7 @@ use crate::work::{Again, Kind, Sagas, Work};
 /// More are not remembered: what is acted on twice is recognised.
 const REMEMBERED_MAX: usize = 10_000;
 
-/// Positions of what this process recorded and acted on, until it comes by in the log.
+/// Positions of what this process has seen to, until it comes by in the log.
 #[derive(Debug, Default)]
 pub(crate) struct Acted(Mutex<BTreeSet<u64>>);
 
@@ -28,7 +28,7 @@ impl Acted {
         }
     }
 
-    /// Whether it was acted on here.
+    /// Whether it was seen to here.
     pub fn take(&self, position: u64) -> bool {
         self.positions().remove(&position)
     }
@@ -75,7 +75,7 @@ impl Sagas {
         actions.retain(|action| still_stands(action, due.as_ref()));
         let (kind, correlation, is_first) = (Kind::Checkout, commit.correlation, false);
         let work = Work { kind, order_id, input, cause, correlation, position: None, is_first, by: None };
-        self.act_on_all(&work, actions).await
+        self.act_on_all(&work, actions).await.map(drop)
     }
 
     /// The event that a checkout began with.

@@ -40,6 +40,8 @@ pub struct Index {
     pub(crate) aside: Aside,
     /// What was recorded and acted on here.
     pub(crate) acted: Acted,
+    /// Answers that were heard here when they were given.
+    pub(crate) heard: Acted,
 }
 
 #[derive(Debug, Default)]

@@ -1,6 +1,7 @@
 //! Sagas: events in, commands out, until a checkout has come to its good or its orderly end.
 
 mod alarms;
+mod answers;
 mod aside;
 mod calls;
 pub mod checkout;

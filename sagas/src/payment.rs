@@ -106,7 +106,7 @@ pub fn actions(input: &Input) -> Vec<Action> {
             | payment::Event::Abandoned { .. }
             | payment::Event::StrayUndone { .. } => Vec::new(),
         },
-        Input::Event { .. } | Input::Abandoned { .. } | Input::Recorded => Vec::new(),
+        Input::Event { .. } | Input::Together(_) | Input::Abandoned { .. } | Input::Recorded => Vec::new(),
         Input::Timer { name, .. } if name.starts_with(SIGNAL) => {
             vec![Action::ObservePayment { reference: signalled(name).map(str::to_owned) }]
         }

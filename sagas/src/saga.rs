@@ -18,6 +18,8 @@ pub(crate) const RETRY: &str = "retry";
 pub enum Input {
     /// Something happened in a stream.
     Event { stream: StreamId, event: Event, at: DateTime<Utc> },
+    /// Several things happened, one after the other.
+    Together(Vec<Input>),
     /// A timer of the saga's own fired.
     Timer { name: String, generation: u32 },
     /// An operator wants it to end, and says why.
@@ -73,6 +75,19 @@ pub struct Due {
     pub timer: &'static str,
     pub generation: u32,
     pub at: DateTime<Utc>,
+}
+
+impl Input {
+    /// What it is, in a word: of several things, the first.
+    pub(crate) fn name(&self) -> String {
+        match self {
+            Self::Event { stream, .. } => stream.to_string(),
+            Self::Together(inputs) => inputs.first().map(Self::name).unwrap_or_default(),
+            Self::Timer { name, generation } => format!("{name}/{generation}"),
+            Self::Abandoned { .. } => "abandoned".to_owned(),
+            Self::Recorded => "recorded".to_owned(),
+        }
+    }
 }
 
 impl Action {

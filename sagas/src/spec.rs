@@ -295,6 +295,17 @@ fn f07_a_sold_out_line_ends_it_before_any_money_moves() {
 }
 
 #[test]
+fn answers_that_come_together_are_heard_together() {
+    let both = |cup, mug| Input::Together(vec![heard("stock/CUP", cup), heard("stock/MUG", mug)]);
+    assert_eq!(Story::placed().tell(&both(reserved(1), reserved(5))), ["authorize 23.00 GBP"]);
+    let mut story = Story::placed();
+    let steps = story.tell(&both(refused(), reserved(5)));
+    assert_eq!(steps, ["cancel deadline", "release/CUP", "release/MUG"]);
+    let steps = story.tell(&both(released(1), released(5)));
+    assert_eq!(steps, ["reopen", "cancel out_of_stock"]);
+}
+
+#[test]
 fn nothing_held_means_nothing_to_release() {
     let mut story = Story::placed();
     assert!(story.happens("stock/CUP", refused()).is_empty());
@@ -385,9 +396,13 @@ fn only_the_first_reason_counts() {
 }
 
 #[test]
-fn a_deadline_before_the_order_is_placed_reserves_nothing() {
-    let mut story = Story::checked_out();
-    assert_eq!(story.deadline(), ["cancel deadline"]);
+fn what_an_earlier_build_began_goes_on() {
+    let mut story = Story::begun_by_an_earlier_build();
+    assert_eq!(story.happens(&order_stream(), placed()), ["reserve/CUP 1", "reserve/MUG 5"]);
+    story.then_held().then_authorized();
+
+    let mut story = Story::begun_by_an_earlier_build();
+    assert_eq!(story.deadline(), ["cancel deadline"], "nothing is reserved after that");
     assert_eq!(story.happens(&order_stream(), placed()), ["reopen", "cancel reservation_timed_out"]);
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::commit::Hash;
-use domain::{Aggregate, Command, CommandId, Event, OrderId, payment};
+use domain::{Command, CommandId, Event, OrderId, order, payment};
 use futures_util::{FutureExt, StreamExt, TryFutureExt, stream};
 use infra::clock::Clock;
 use infra::execute::{self, Executed, Executor, Executors, Loaded, Request};
@@ -18,6 +18,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::alarms;
+use crate::answers::Reaction;
 use crate::aside::Letter;
 use crate::checkout::{self, Checkout, Limits, Told};
 use crate::index::Index;
@@ -198,22 +199,23 @@ impl Sagas {
         }
     }
 
-    async fn deal_with_checkout(&self, work: &Work) -> Result<(), Again> {
+    /// React, record, act.
+    pub(crate) async fn react(&self, work: &Work) -> Result<Reaction, Again> {
         let limits = self.settings.limits.clone();
         let command = Told { input: work.input.clone(), limits, now: self.clock.now() };
-        let request = work.request("react", &work.input_name());
-        let Executed { events, sequence, .. } =
+        let request = work.request("react", &work.input.name());
+        let Executed { events, sequence, repeated, .. } =
             self.checkouts.execute(work.order_id, &request, command).await?;
         if events.is_empty() {
-            return Ok(());
+            return Ok(Reaction::default());
         }
         let state = self.noted(work.order_id, sequence).await?;
         alarms::of_checkout(work.order_id, &events);
         fail_points::may_die(fail_points::SAGA_RECORDED);
         let actions = state.actions(work.order_id, &work.input, &events, self.clock.now());
-        self.act_on_all(work, actions).await?;
+        let answers = self.act_on_all(work, actions).await?;
         self.index.acted.note(sequence);
-        Ok(())
+        Ok(Reaction { is_news: !repeated, answers })
     }
 
     /// The checkout as it was at the position, or later; the table will have it.
@@ -239,47 +241,61 @@ impl Sagas {
             }
         }
         fail_points::may_die(fail_points::SAGA_RECORDED);
-        self.act_on_all(work, payment_saga::actions(&work.input)).await
+        self.act_on_all(work, payment_saga::actions(&work.input)).await.map(drop)
     }
 
     /// Side by side, but for what has to wait for those before it. If one can't be done now, the others are
     /// done all the same.
-    pub(crate) async fn act_on_all(&self, work: &Work, actions: Vec<Action>) -> Result<(), Again> {
+    pub(crate) async fn act_on_all(&self, work: &Work, actions: Vec<Action>) -> Result<Vec<Work>, Again> {
+        let mut answers = Vec::new();
         for together in actions.chunk_by(|_, next| !next.waits_for_those_before()) {
             let mut acting = Vec::new();
             for action in together {
                 let act = self.act(work, action.clone());
-                acting.push(act.inspect_ok(|()| fail_points::may_die(fail_points::SAGA_ACTED)).boxed());
+                acting.push(act.inspect_ok(|_| fail_points::may_die(fail_points::SAGA_ACTED)).boxed());
             }
-            let outcomes: Vec<_> = stream::iter(acting).buffer_unordered(ACTIONS_MAX).collect().await;
-            outcomes.into_iter().collect::<Result<(), Again>>()?;
+            let outcomes: Vec<_> = stream::iter(acting).buffered(ACTIONS_MAX).collect().await;
+            for answer in outcomes {
+                answers.extend(answer?);
+            }
         }
-        Ok(())
+        Ok(answers)
     }
 
-    pub(crate) async fn act(&self, work: &Work, action: Action) -> Result<(), Again> {
+    /// Does it; what answers that at once comes back.
+    pub(crate) async fn act(&self, work: &Work, action: Action) -> Result<Option<Work>, Again> {
         let (saga, id) = (work.kind.name(), work.order_id.to_string());
         match action {
-            Action::Execute { step, command } => self.execute(&work.request(&step, &step), command).await,
-            Action::SettlePayment { generation } => self.settle_payment(work, generation).await,
-            Action::ObservePayment { reference } => self.observe_payment(work, reference.as_deref()).await,
+            Action::Execute { step, command } => return self.execute(work, &step, command).await,
+            Action::SettlePayment { generation } => self.settle_payment(work, generation).await?,
+            Action::ObservePayment { reference } => self.observe_payment(work, reference.as_deref()).await?,
             Action::SetTimer { name, generation, at } => {
                 let timer = Timer { saga: saga.to_owned(), id, name: name.to_owned(), generation, at };
-                Ok(self.timers.set(&timer).await?)
+                self.timers.set(&timer).await?;
             }
-            Action::CancelTimer { name } => Ok(self.timers.cancel(saga, &id, name).await?),
+            Action::CancelTimer { name } => self.timers.cancel(saga, &id, name).await?,
         }
+        Ok(None)
     }
 
-    async fn execute(&self, request: &Request, command: Command) -> Result<(), Again> {
-        let executors = &self.executors;
+    /// Gives a command; what answers it at once comes back.
+    async fn execute(&self, work: &Work, step: &str, command: Command) -> Result<Option<Work>, Again> {
+        let (executors, request) = (&self.executors, &work.request(step, step));
         match command {
-            Command::Product(sku, command) => done(executors.products.execute(sku, request, command).await),
-            Command::Stock(sku, command) => done(executors.stock.execute(sku, request, command).await),
-            Command::Cart(id, command) => done(executors.carts.execute(id, request, command).await),
-            Command::Order(id, command) => done(executors.orders.execute(id, request, command).await),
-            Command::Payment(id, command) => done(executors.payments.execute(id, request, command).await),
+            Command::Product(sku, command) => drop(executors.products.execute(sku, request, command).await?),
+            Command::Stock(sku, command) => {
+                let moved = executors.stock.execute(&sku, request, command).await?;
+                return Ok(self.answer(work, request, sku, moved, Event::Stock));
+            }
+            Command::Cart(id, command) => drop(executors.carts.execute(id, request, command).await?),
+            Command::Order(id, command @ order::Command::Place { .. }) => {
+                let placed = executors.orders.execute(id, request, command).await?;
+                return Ok(self.answer(work, request, id, placed, Event::Order));
+            }
+            Command::Order(id, command) => drop(executors.orders.execute(id, request, command).await?),
+            Command::Payment(id, command) => drop(executors.payments.execute(id, request, command).await?),
         }
+        Ok(None)
     }
 
     async fn settle_payment(&self, work: &Work, generation: Option<u32>) -> Result<(), Again> {
@@ -334,8 +350,8 @@ impl Sagas {
     async fn record(&self, work: &Work, name: &str, heard: Vec<payment::Command>) -> Result<(), Again> {
         for command in heard {
             let content = Hash::of(contents(&command).as_bytes());
-            let record = Command::Payment(work.order_id, command);
-            self.execute(&work.request(&format!("{name}/{content}"), name), record).await?;
+            let request = work.request(&format!("{name}/{content}"), name);
+            self.executors.payments.execute(work.order_id, &request, command).await?;
         }
         Ok(())
     }
@@ -352,20 +368,11 @@ fn contents(command: &payment::Command) -> String {
 
 impl Work {
     fn letter(&self, position: u64, reason: Option<String>) -> Letter {
-        Letter { key: self.order_id.into(), position, stream: self.input_name(), reason }
-    }
-
-    fn input_name(&self) -> String {
-        match &self.input {
-            Input::Event { stream, .. } => stream.to_string(),
-            Input::Timer { name, generation } => format!("{name}/{generation}"),
-            Input::Abandoned { .. } => "abandoned".to_owned(),
-            Input::Recorded => "recorded".to_owned(),
-        }
+        Letter { key: self.order_id.into(), position, stream: self.input.name(), reason }
     }
 
     /// A request whose id is the same for every repeat of this step.
-    fn request(&self, step: &str, asked: &str) -> Request {
+    pub(crate) fn request(&self, step: &str, asked: &str) -> Request {
         let saga = self.kind.name();
         Request {
             command_id: CommandId(self.cause).step(&format!("{saga}/{step}")),
@@ -378,8 +385,4 @@ impl Work {
             occurred_at: None,
         }
     }
-}
-
-fn done<A: Aggregate>(outcome: Result<Executed<A>, execute::Error<A::Error>>) -> Result<(), Again> {
-    outcome.map(drop).map_err(Again::from)
 }

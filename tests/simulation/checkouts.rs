@@ -99,7 +99,7 @@ pub enum Mutant {
     RecordsUnheard,
     /// What happened is told in another order.
     OutOfOrder,
-    /// A line that was refused is told as held.
+    /// A capture that was refused is told as done.
     RefusalMisheard,
     /// Who cancels one timer of an order cancels all of them.
     AllTimersCancelled,

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Duration, SubsecRound, Utc};
-use domain::order::Reason;
+use domain::order::{Line, Reason};
 use domain::payment::Operation;
-use domain::{Aggregate, CartId, Money, Sku, cart, order, payment, stock};
+use domain::{Aggregate, CartId, Event as Happened, Money, Sku, cart, order, payment, stock};
 use uuid::Uuid;
 
-use super::{CaptureAt, Checkout, Event, Limits, LineState, Quote, Shipped, Stage, failed, goods};
+use super::{CaptureAt, Checkout, DEADLINE, Event, Limits, LineState, Quote, Shipped, Stage, failed, goods};
+use crate::saga::Input;
 
 /// How far the clock of who keeps the timers may be ahead of this one.
 const CLOCKS_DIFFER_MAX: Duration = Duration::seconds(5);
@@ -27,7 +28,31 @@ impl Draft {
         self.events.push(event);
     }
 
-    pub fn start(
+    pub fn hear(&mut self, input: Input) {
+        match input {
+            Input::Timer { name, generation } if name == DEADLINE => self.deadline(generation),
+            Input::Timer { .. } | Input::Recorded => {}
+            Input::Abandoned { reason } => self.abandon(reason),
+            Input::Together(inputs) => inputs.into_iter().for_each(|input| self.hear(input)),
+            Input::Event { stream, event, at } => match event {
+                Happened::Cart(cart::Event::CheckedOut { lines, total, payment, .. }) => {
+                    if let Ok(cart_id) = stream.id().parse() {
+                        self.start(cart_id, units(&lines), total, payment, at);
+                    }
+                }
+                Happened::Stock(event) => {
+                    if let Ok(sku) = stream.id().parse() {
+                        self.stock(sku, &event);
+                    }
+                }
+                Happened::Order(event) => self.order(&event),
+                Happened::Payment(event) => self.payment(&event),
+                Happened::Product(_) | Happened::Cart(_) => {}
+            },
+        }
+    }
+
+    fn start(
         &mut self,
         cart_id: CartId,
         units: BTreeMap<Sku, u32>,
@@ -39,10 +64,11 @@ impl Draft {
             let deadline = at + self.limits.authorization;
             let hold_until = Some(at + self.limits.hold).filter(|hold_until| *hold_until < deadline);
             self.record(Event::Started(Quote { cart_id, units, total, payment, deadline, hold_until }));
+            self.record(Event::ReservationBegun {});
         }
     }
 
-    pub fn stock(&mut self, sku: Sku, event: &stock::Event) {
+    fn stock(&mut self, sku: Sku, event: &stock::Event) {
         let line = self.state.lines.get(&sku).copied();
         match (event, line) {
             (stock::Event::Reserved { .. }, Some(LineState::Asked)) => {
@@ -79,7 +105,7 @@ impl Draft {
         }
     }
 
-    pub fn order(&mut self, event: &order::Event) {
+    fn order(&mut self, event: &order::Event) {
         match (event, self.state.stage) {
             (order::Event::Placed { .. }, Stage::Placing) if self.state.reason.is_some() => {
                 self.record(Event::CancellationBegun {});
@@ -182,7 +208,7 @@ impl Draft {
         (self.after(limit), self.state.generation.saturating_add(1))
     }
 
-    pub fn payment(&mut self, event: &payment::Event) {
+    fn payment(&mut self, event: &payment::Event) {
         match (event, self.state.stage) {
             (payment::Event::Authorized { amount, .. }, Stage::Authorizing) => {
                 if self.state.quote.as_ref().is_some_and(|quote| quote.total == *amount) {
@@ -294,7 +320,7 @@ impl Draft {
         }
     }
 
-    pub fn deadline(&mut self, generation: u32) {
+    fn deadline(&mut self, generation: u32) {
         let Some(deadline) = self.state.deadline.filter(|_| generation == self.state.generation) else {
             return;
         };
@@ -319,7 +345,7 @@ impl Draft {
         }
     }
 
-    pub fn abandon(&mut self, reason: String) {
+    fn abandon(&mut self, reason: String) {
         let is_going_back = self.state.reason.is_some() || self.state.withdrawal.is_some();
         if is_going_back || self.state.stage == Stage::New {
             return;
@@ -368,4 +394,13 @@ impl Draft {
             self.record(Event::CancellationBegun {});
         }
     }
+}
+
+fn units(lines: &[Line]) -> BTreeMap<Sku, u32> {
+    let mut units = BTreeMap::new();
+    for line in lines {
+        let sum: &mut u32 = units.entry(line.sku.clone()).or_default();
+        *sum = sum.saturating_add(line.quantity);
+    }
+    units
 }

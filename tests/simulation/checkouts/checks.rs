@@ -321,6 +321,9 @@ pub fn branches(history: &History) -> BTreeMap<&'static str, usize> {
         if kinds.contains(&"checkout.abandoned") && !kinds.contains(&"checkout.written_off") {
             note("an operator gives up");
         }
+        if kinds.iter().filter(|kind| kind.starts_with("checkout.line_")).count() > 1 {
+            note("answers are heard together");
+        }
         if kinds.starts_with(&["payment.authorized", "payment.void_requested"]) {
             note("a late success is voided by itself");
         }
