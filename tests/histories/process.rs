@@ -72,7 +72,7 @@ impl Fates {
     fn draw(&self) -> Option<Fate> {
         let (mut random, mut left) =
             (self.random.lock().expect("no panic"), self.left.lock().expect("no panic"));
-        if *left == 0 || random.u32(0..40) > 0 {
+        if *left == 0 || random.u32(0..6) > 0 {
             return None;
         }
         *left -= 1;
