@@ -372,7 +372,7 @@ impl Work {
     }
 
     /// A request whose id is the same for every repeat of this step.
-    pub(crate) fn request(&self, step: &str, asked: &str) -> Request {
+    fn request(&self, step: &str, asked: &str) -> Request {
         let saga = self.kind.name();
         Request {
             command_id: CommandId(self.cause).step(&format!("{saga}/{step}")),

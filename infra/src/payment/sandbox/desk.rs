@@ -22,6 +22,9 @@ const LATE: Duration = Duration::minutes(1);
 /// Requests that are entered at a time.
 const TOGETHER_MAX: usize = 256;
 
+/// How often it's looked at what others have entered meanwhile, before there is no answer.
+const LOOKS_MAX: usize = 100;
+
 /// A request that has come in, and who waits for it.
 struct Asked {
     request: Request,
@@ -77,7 +80,7 @@ impl Desk {
 async fn enter(requests: &[Request], clock: &Clock, ledger: &PgPool) -> Result<Vec<Entered>, NoAnswer> {
     let orders: Vec<Uuid> = requests.iter().map(|request| request.order_id.0).collect();
     let mut connection = ledger.acquire().await.map_err(no_answer)?;
-    loop {
+    for _ in 0..LOOKS_MAX {
         let lines = ledger::lines(&orders, &mut connection).await.map_err(no_answer)?;
         // What was entered before has happened before.
         let (entered, news) = draft(requests, lines, clock.now());
@@ -85,6 +88,7 @@ async fn enter(requests: &[Request], clock: &Clock, ledger: &PgPool) -> Result<V
             return Ok(entered);
         }
     }
+    Err(NoAnswer("others keep entering something about the same orders".to_owned()))
 }
 
 /// How the requests stand in the ledger after these lines, and the lines that are new.
@@ -103,6 +107,10 @@ fn draft(requests: &[Request], lines: Vec<Line>, now: DateTime<Utc>) -> (Vec<Ent
         let line = before.unwrap_or_else(|| {
             let line = new_line(request, lines, now);
             let charged_back = charges_back(request).then(|| line.charged_back(now + SLOW));
+            // Another request may have led to it before.
+            let is_new =
+                |line: &Line| lines.iter().all(|known| known.idempotency_key != line.idempotency_key);
+            let charged_back = charged_back.filter(is_new);
             for new in charged_back.into_iter().chain([line.clone()]) {
                 let new = new.numbered(lines.len());
                 news.push(new.clone());
@@ -203,5 +211,49 @@ fn impossible(request: &Request, before: Option<&Statement>) -> Option<&'static 
         }
         (Operation::Refund, _) => Some("not_captured"),
         (Operation::Authorize | Operation::Void, _) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::cart::PaymentMethod;
+    use domain::payment::OpenRequest;
+    use domain::{Money, OrderId};
+
+    use super::*;
+
+    fn capture(round: u32) -> Request {
+        let operation = Operation::Capture;
+        let (refund, stray, attempt, asked_at, is_under_review) = (None, None, 0, None, false);
+        Request {
+            order_id: OrderId(Uuid::from_u128(7)),
+            amount: Money { amount: 100, currency: "GBP".parse().expect("a currency") },
+            payment: PaymentMethod { method: "sandbox".into(), token: "tok_charge_back".into() },
+            open: OpenRequest {
+                operation,
+                amount: 100,
+                refund,
+                stray,
+                attempt,
+                round,
+                asked_at,
+                is_under_review,
+            },
+            provider_reference: Some("p-1".into()),
+        }
+    }
+
+    /// A key that is entered twice would be refused for ever.
+    #[test]
+    fn no_key_is_entered_twice_and_each_line_has_its_number() {
+        let now = DateTime::UNIX_EPOCH;
+        let (entered, first) = draft(&[capture(0)], Vec::new(), now);
+        assert!(entered[0].is_first);
+        assert_eq!(first.len(), 2, "the capture, and that it is charged back");
+        let (entered, again) = draft(&[capture(0), capture(1)], first.clone(), now);
+        assert_eq!(entered.iter().map(|entered| entered.is_first).collect::<Vec<_>>(), [false, true]);
+        assert_eq!(again.len(), 1, "it is charged back once: {again:?}");
+        let numbers: Vec<_> = first.iter().chain(&again).map(|line| line.number).collect();
+        assert_eq!(numbers, [Some(0), Some(1), Some(2)]);
     }
 }
