@@ -10,7 +10,7 @@ use infra::clock::Clock;
 use infra::execute::{Error, Executor, Request, Settings};
 use infra::log::{EventLog, MemoryLog};
 use infra::snapshots::{MemorySnapshots, Snapshots};
-use infra::writer::{self, Writer};
+use infra::writer::{self, Priority, Writer};
 use uuid::Uuid;
 
 use crate::support::faulty_log::{Fault, FaultyLog, first, sizes};
@@ -36,6 +36,7 @@ fn request(asked: &str) -> Request {
         trace_parent: None,
         expected_version: None,
         occurred_at: None,
+        priority: Priority::Normal,
     }
 }
 

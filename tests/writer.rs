@@ -8,9 +8,9 @@ use domain::StreamId;
 use domain::commit::Hash;
 use domain::stock::{Command, Stock};
 use futures_util::future::join_all;
-use infra::execute::{Error, Executed, Executor};
+use infra::execute::{Error, Executed, Executor, Request};
 use infra::log::{AppendError, EventLog, MemoryLog, Message};
-use infra::writer::{self, After, Writer};
+use infra::writer::{self, After, Priority, Writer};
 
 use crate::support::faulty_log::{Call, Fault, FaultyLog, Plan, sizes};
 use crate::support::stock::{executor, request};
@@ -52,6 +52,70 @@ async fn what_queued_up_shares_an_append() {
     assert_eq!(positions, (1..=200).collect());
     assert!(began.elapsed() <= 3 * FSYNC, "{:?}", began.elapsed());
     assert!(sizes(&log).iter().any(|size| *size > 100), "{:?}", sizes(&log));
+}
+
+/// One after the other, and as soon as each is done the next: somebody always wants to append.
+async fn busy(executor: &Executor<Stock>, sku: &str, commits: u128) {
+    for number in 1..=commits {
+        receive(executor, sku, number).await.expect("done");
+    }
+}
+
+/// With a command that nobody waits for, and how long that took.
+async fn in_the_background(executor: &Executor<Stock>, sku: &str, number: u128) -> Duration {
+    let began = tokio::time::Instant::now();
+    let request = Request { priority: Priority::Background, ..request(number) };
+    executor.execute(sku, &request, Command::Receive { quantity: 1 }).await.expect("done");
+    began.elapsed()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_waits_for_lets_others_go_first_but_not_for_ever() {
+    let log = FaultyLog::new(MemoryLog::default(), slow(FSYNC));
+    let settings = writer::Settings { singles_max: 1, ..Default::default() };
+    let executor = executor(Arc::new(log.clone()), settings);
+    assert_eq!(
+        in_the_background(&executor, "IDLE", 100).await,
+        FSYNC,
+        "at once, if nothing else is going on"
+    );
+    tokio::join!(busy(&executor, "A", 50), busy(&executor, "B", 50), async {
+        tokio::time::sleep(FSYNC / 2).await;
+        let took = in_the_background(&executor, "LATER", 101).await;
+        assert!(took >= 10 * FSYNC, "others went first: {took:?}");
+        assert!(took <= 15 * FSYNC, "{took:?}");
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn much_that_nobody_waits_for_shares_an_append() {
+    let log = FaultyLog::new(MemoryLog::default(), slow(FSYNC));
+    let executor = executor(Arc::new(log.clone()), writer::Settings::default());
+    let skus: Vec<_> = (0..50).map(|sku| format!("SKU-{sku}")).collect();
+    tokio::join!(busy(&executor, "A", 50), busy(&executor, "B", 50), async {
+        tokio::time::sleep(FSYNC / 2).await;
+        join_all(skus.iter().zip(200..).map(|(sku, number)| in_the_background(&executor, sku, number))).await;
+    });
+    // Some of it found the log idle.
+    let together: Vec<_> = sizes(&log).into_iter().filter(|size| *size > 1).collect();
+    assert!(matches!(together[..], [only] if only >= 30), "{:?}", sizes(&log));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_after_what_nobody_waits_for_does_not_wait_with_it() {
+    let log = FaultyLog::new(MemoryLog::default(), slow(FSYNC));
+    let settings = writer::Settings { singles_max: 1, ..Default::default() };
+    let executor = executor(Arc::new(log.clone()), settings);
+    tokio::join!(busy(&executor, "A", 50), busy(&executor, "B", 50), async {
+        tokio::time::sleep(FSYNC / 2).await;
+        let began = tokio::time::Instant::now();
+        let after = async {
+            tokio::task::yield_now().await;
+            receive(&executor, "MUG", 101).await.expect("done");
+            assert!(began.elapsed() <= 6 * FSYNC, "{:?}", began.elapsed());
+        };
+        tokio::join!(in_the_background(&executor, "MUG", 100), after);
+    });
 }
 
 #[tokio::test(start_paused = true)]
@@ -192,7 +256,7 @@ async fn a_log_that_takes_nothing_is_in_trouble_until_it_does() {
         let message = Message { stream, hash: Hash::of(body.as_bytes()), body: body.into() };
         let (sender, done) = tokio::sync::oneshot::channel();
         let told = Box::new(move |outcome| drop(sender.send(outcome)));
-        writer.append(message, After::Position(0), told).expect("a place");
+        writer.append(message, After::Position(0), Priority::Normal, told).expect("a place");
         done.await.expect("told")
     };
     append("well").await.expect("appended");

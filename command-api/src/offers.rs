@@ -94,7 +94,7 @@ mod tests {
     use infra::execute::{self, Request};
     use infra::log::{EventLog, MemoryLog};
     use infra::snapshots::{MemorySnapshots, Snapshots};
-    use infra::writer::{self, Writer};
+    use infra::writer::{self, Priority, Writer};
     use uuid::Uuid;
 
     use super::*;
@@ -127,6 +127,7 @@ mod tests {
             trace_parent: None,
             expected_version: None,
             occurred_at: None,
+            priority: Priority::Normal,
         };
         products.execute(&mug(), &request, command).await.expect("done").sequence
     }

@@ -13,6 +13,7 @@ use domain::CommandId;
 use domain::commit::Hash;
 use infra::execute::Request;
 use infra::http::{IDEMPOTENCY_KEY, PREFERENCE_APPLIED, Problem, etag, log_position, preference};
+use infra::writer::Priority;
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -83,6 +84,7 @@ impl Asked {
             causation: None,
             trace_parent: self.trace_parent.clone(),
             occurred_at: None,
+            priority: Priority::Normal,
             expected_version: match self.if_match {
                 IfMatch::Version(version) => Some(version),
                 IfMatch::Any | IfMatch::Absent => None,

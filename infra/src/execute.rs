@@ -35,7 +35,7 @@ use crate::clock::Clock;
 use crate::fail_points;
 use crate::log::{AppendError, EventLog, Message, ReadError, Stored};
 use crate::snapshots::Snapshots;
-use crate::writer::{self, After, Writer};
+use crate::writer::{self, After, Priority, Writer};
 use entry::{Confirmed, Entry, Folded, Outcome};
 
 /// For how long a command is decided again because another process was faster.
@@ -104,6 +104,8 @@ pub struct Request {
     pub expected_version: Option<u64>,
     /// When it happened, if that is not now: in a record that is brought in, say.
     pub occurred_at: Option<DateTime<Utc>>,
+    /// Whether anybody waits for what comes of it.
+    pub priority: Priority,
 }
 
 /// What a command led to, now or when it was first given.
@@ -349,7 +351,7 @@ impl<A: Aggregate> Executor<A> {
         };
         let (hash, number, told) = (message.hash, memory.next_number(), entry.clone());
         let done = Box::new(move |outcome| told.settle(number, outcome));
-        self.writer.append(message, after, done)?;
+        self.writer.append(message, after, request.priority, done)?;
         Ok(Step::Given(memory.give(&commit, hash, events)))
     }
 

@@ -98,6 +98,15 @@ pub enum After {
     Commit(Hash),
 }
 
+/// Whether anybody waits for a commit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Priority {
+    #[default]
+    Normal,
+    /// Nobody does: it lets others go first, as long as that is not for long.
+    Background,
+}
+
 /// There is no place in the queue: the log can't keep up. Nothing was appended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("too many commits wait for the log")]
@@ -195,7 +204,7 @@ impl Writer {
     ///
     /// # Errors
     /// The queue is full; `done` will not be called.
-    pub fn append(&self, message: Message, after: After, done: Done) -> Result<(), Full> {
+    pub fn append(&self, message: Message, after: After, priority: Priority, done: Done) -> Result<(), Full> {
         let given_back = {
             let Settings { queue_max, queue_bytes_max, .. } = self.inner.settings;
             let mut state = self.inner.state();
@@ -203,7 +212,7 @@ impl Writer {
                 measure::refused();
                 return Err(Full);
             }
-            state.lanes.push(Item { message, after, done, since: Instant::now() })
+            state.lanes.push(Item { message, after, priority, done, since: Instant::now() })
         };
         match given_back {
             Ok(()) => Inner::go_on(&self.inner),
@@ -270,12 +279,14 @@ impl Inner {
         if hold.as_ref().is_some_and(held) {
             return None;
         }
-        *hold = None;
+        let is_busy = hold.take().is_some() || batches.in_flight() > 0 || !singles.has_place(singles_max);
         let batch_max = batch_max.min(self.log.batch_max());
         measure::waiting(lanes.waiting());
-        if batch_max > 1 && lanes.ready() >= batch_min.max(2) {
+        // Where much is going on, what nobody waits for goes along with the others.
+        let ready = if is_busy { lanes.ready() } else { lanes.due() };
+        if batch_max > 1 && ready >= batch_min.max(2) {
             // The log stores one after the other: until a second batch is worth it, more will share it.
-            let enough = batches.in_flight() == 0 || lanes.ready() >= SECOND_BATCH_MIN.min(batch_max);
+            let enough = batches.in_flight() == 0 || ready >= SECOND_BATCH_MIN.min(batch_max);
             if enough && batches.has_place(batches_max) {
                 let groups = lanes.take(batch_max, BATCH_BYTES_MAX);
                 return Some(Work::Batch { groups, under_way: batches.begin() });
@@ -283,7 +294,7 @@ impl Inner {
             return None;
         }
         if batches.in_flight() == 0 && singles.has_place(singles_max) {
-            let group = lanes.take_one()?;
+            let group = lanes.take_one(singles.in_flight() == 0)?;
             return Some(Work::Single { group, under_way: singles.begin() });
         }
         None
@@ -299,11 +310,16 @@ impl Inner {
                 self.settle(group);
             }
             Work::Batch { groups, under_way } => {
-                let size = groups.iter().map(|group| group.items.len()).sum();
+                let items = || groups.iter().flat_map(|group| &group.items);
+                let size = items().count();
+                let waited_for = items().filter(|item| item.priority == Priority::Normal).count();
                 let sent = self.whole_batch(groups).await;
                 self.state().batches.end(under_way, began.elapsed());
                 measure::appended("batch", began, size);
-                self.hold(size, began.elapsed());
+                // A batch of what nobody waits for holds nobody up.
+                if waited_for >= self.settings.batch_min {
+                    self.hold(size, began.elapsed());
+                }
                 match sent {
                     Ok(groups) => groups.into_iter().for_each(|group| self.settle(group)),
                     Err(groups) => self.member_by_member(groups).await,

@@ -27,6 +27,7 @@ use domain::{Aggregate, CommandId, OrderId};
 use futures_util::future::BoxFuture;
 use infra::execute::{Loaded, Request};
 use infra::payment::{NoAnswer, PaymentProvider};
+use infra::writer::Priority;
 use metrics::counter;
 use sqlx::postgres::PgConnection;
 use sqlx::{ConnectOptions, PgPool};
@@ -282,5 +283,6 @@ fn request(order_id: OrderId, version: u64, statement: &Statement) -> Request {
         trace_parent: None,
         expected_version: None,
         occurred_at: None,
+        priority: Priority::Normal,
     }
 }

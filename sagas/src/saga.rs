@@ -8,7 +8,8 @@
 //! others are past the input, is acted on by whoever follows the saga.
 
 use chrono::{DateTime, Utc};
-use domain::{Command, Event, StreamId, order};
+use domain::{Command, Event, StreamId, order, payment};
+use infra::writer::Priority;
 
 /// Name of the timer that an operator lets fire.
 pub(crate) const RETRY: &str = "retry";
@@ -86,6 +87,18 @@ impl Input {
             Self::Timer { name, generation } => format!("{name}/{generation}"),
             Self::Abandoned { .. } => "abandoned".to_owned(),
             Self::Recorded => "recorded".to_owned(),
+        }
+    }
+
+    /// Whether anybody waits for what is made of it: who has their order confirmed doesn't wait for its money.
+    pub(crate) fn priority(&self) -> Priority {
+        let Self::Event { event, .. } = self else { return Priority::Normal };
+        match event {
+            Event::Order(order::Event::Confirmed { .. })
+            | Event::Payment(payment::Event::CaptureRequested { .. } | payment::Event::Captured { .. }) => {
+                Priority::Background
+            }
+            _ => Priority::Normal,
         }
     }
 }

@@ -6,6 +6,7 @@ use domain::order::Reason;
 use domain::order::Units;
 use domain::payment::Operation;
 use domain::{order, payment};
+use infra::writer::Priority;
 use uuid::Uuid;
 
 use crate::saga::Input;
@@ -18,6 +19,26 @@ fn all_goes_well() {
     assert_eq!(story.happens(&order_stream(), shipped(2, true)), ["cancel deadline"]);
     assert_eq!(story.stage(), "completed");
     assert!(story.deadline().is_empty(), "a late deadline changes nothing");
+}
+
+#[test]
+fn whoever_has_the_order_confirmed_waits_for_nothing_more() {
+    let until_then = [
+        heard(&cart_stream(), checked_out()),
+        heard(&order_stream(), placed()),
+        heard("stock/MUG", reserved(5)),
+        heard(&payment_stream(), authorized()),
+    ];
+    assert!(until_then.iter().all(|input| input.priority() == Priority::Normal));
+    let requested = payment::Event::CaptureRequested { amount: gbp(2300), at: None };
+    let from_then_on = [
+        heard(&order_stream(), order::Event::Confirmed {}),
+        heard(&payment_stream(), requested),
+        heard(&payment_stream(), captured()),
+    ];
+    assert!(from_then_on.iter().all(|input| input.priority() == Priority::Background));
+    // Who goes back waits for that.
+    assert_eq!(heard(&payment_stream(), payment::Event::Voided {}).priority(), Priority::Normal);
 }
 
 #[test]

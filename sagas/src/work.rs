@@ -383,6 +383,7 @@ impl Work {
             trace_parent: None,
             expected_version: None,
             occurred_at: None,
+            priority: self.input.priority(),
         }
     }
 }

@@ -8,7 +8,7 @@ use infra::clock::Clock;
 use infra::execute::{self, Executor, Request};
 use infra::log::EventLog;
 use infra::snapshots::{MemorySnapshots, Snapshots};
-use infra::writer::{self, Writer};
+use infra::writer::{self, Priority, Writer};
 use sagas::Checkout;
 use sagas::checkout::Told;
 use sagas::saga::Input;
@@ -43,6 +43,7 @@ async fn is_given_up_by_the_dead(world: &World, order: OrderId) {
         trace_parent: None,
         expected_version: None,
         occurred_at: None,
+        priority: Priority::Normal,
     };
     let recorded = checkouts(world).execute(order, &request, told).await.expect("recorded");
     assert_eq!(recorded.events.len(), 2, "it is given up, and to be taken back: {:?}", recorded.events);

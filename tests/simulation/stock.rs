@@ -11,7 +11,7 @@ use infra::clock::Clock;
 use infra::execute::{Executor, Request, Settings};
 use infra::log::{EventLog, Message};
 use infra::snapshots::{MemorySnapshots, Snapshots};
-use infra::writer::{self, Writer};
+use infra::writer::{self, Priority, Writer};
 use uuid::Uuid;
 
 pub fn executor(log: Arc<dyn EventLog>, settings: writer::Settings) -> Arc<Executor<Stock>> {
@@ -49,6 +49,7 @@ pub fn request(number: u128) -> Request {
         trace_parent: None,
         expected_version: None,
         occurred_at: None,
+        priority: Priority::Normal,
     }
 }
 

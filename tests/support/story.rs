@@ -12,7 +12,7 @@ use infra::clock::Clock;
 use infra::execute::{Executors, Request, Settings};
 use infra::log::{EventLog, MemoryLog};
 use infra::snapshots::{MemorySnapshots, Snapshots};
-use infra::writer::{self, Writer};
+use infra::writer::{self, Priority, Writer};
 use simulation::shop::{buyer, terms};
 use uuid::Uuid;
 
@@ -27,6 +27,7 @@ pub fn request() -> Request {
         trace_parent: None,
         expected_version: None,
         occurred_at: None,
+        priority: Priority::Normal,
     }
 }
 

@@ -10,6 +10,7 @@ use domain::order::{Import, Line, Reversal as Reversed};
 use domain::product::Details;
 use domain::{Command, CommandId, Money, OrderId, Sku, order, product, stock};
 use infra::execute::Request;
+use infra::writer::Priority;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -211,5 +212,6 @@ fn request(step: &Step, name: &[&str], content: &Value) -> Request {
         trace_parent: None,
         expected_version,
         occurred_at: Some(moment(step.at)),
+        priority: Priority::Normal,
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use domain::commit::Hash;
 use domain::{Aggregate, CommandId, StreamId};
 use infra::execute::{Error, Executed, Executor, Executors, Loaded, Request};
+use infra::writer::Priority;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
@@ -158,5 +159,6 @@ pub fn request(client: u128, step: &str) -> Request {
         trace_parent: None,
         expected_version: None,
         occurred_at: None,
+        priority: Priority::Normal,
     }
 }
