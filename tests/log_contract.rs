@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use domain::{StreamId, stock};
 use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
 use infra::follow::Follower;
-use infra::log::{Append, AppendError, EventLog, Expected, JetStreamLog, MemoryLog};
+use infra::log::{Append, AppendError, EventLog, Expected, JetStreamLog, MemoryLog, ReadError, Stored};
 use infra::writer;
 
 use crate::support::eventually;
@@ -70,18 +71,36 @@ async fn follows_everything_from_anywhere(log: &dyn EventLog) {
     let end = log.end().await.expect("an end");
     let mut all = log.follow(0);
     for expected in 1..=end {
-        let stored = all.next().await.expect("never ends").expect("readable");
+        let stored = next(log, &mut all, expected - 1).await;
         assert_eq!(stored.sequence, expected, "no gaps");
     }
     let mut news = log.follow(end);
     let a = stream("news");
     let appended = log.append(&message(&commit(&a, 1, 1)), 0).await.expect("appended");
     for follower in [&mut all, &mut news] {
-        let stored = follower.next().await.expect("never ends").expect("readable");
+        let stored = next(log, follower, end).await;
         assert_eq!((stored.sequence, stored.commit.stream), (appended, a.clone()));
     }
     assert_eq!(log.end().await.expect("an end"), appended);
     assert!(log.read(appended + 1).await.expect("readable").is_none());
+}
+
+/// The commit after that position. Who follows begins again after an error: a cluster may be choosing a leader.
+async fn next(
+    log: &dyn EventLog,
+    follower: &mut BoxStream<'static, Result<Stored, ReadError>>,
+    after: u64,
+) -> Stored {
+    for _ in 0..50 {
+        match follower.next().await.expect("an error comes before the end") {
+            Err(ReadError::Unavailable(_)) => {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                *follower = log.follow(after);
+            }
+            stored => return stored.expect("readable"),
+        }
+    }
+    panic!("the log can't be followed from {after}");
 }
 
 async fn lets_one_of_many_win(log: &dyn EventLog) {
