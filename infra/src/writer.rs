@@ -9,6 +9,7 @@
 //! | commits of one stream keep their order  | one lane for each stream, one group of it under way    |
 //! | nothing follows what was not appended   | those behind a failed commit fail with it              |
 //! | a conflict costs its neighbours nothing | a refused batch goes out again one by one              |
+//! | what nobody waits for holds nobody up   | it goes out when the log is idle, or after 100 ms      |
 //! | the outcome is the true one             | a lost answer is resolved by reading back              |
 //! | memory is bounded                       | a full queue refuses, and what waits too long is told  |
 //! | the log is not asked more than it can   | in flight × time of an append ≤ half of the time-out   |
@@ -99,9 +100,9 @@ pub enum After {
 }
 
 /// Whether anybody waits for a commit.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Priority {
-    #[default]
+    /// Somebody may.
     Normal,
     /// Nobody does: it lets others go first, as long as that is not for long.
     Background,
