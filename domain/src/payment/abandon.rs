@@ -1,11 +1,11 @@
 //! Giving up on a request, by a person: the provider never says what became of it, or refuses it for ever.
 //!
-//! | given up        | then                                                                                    |
-//! |-----------------|-----------------------------------------------------------------------------------------|
-//! | Authorize       | nothing is wanted any more; what the provider turns out to hold is released             |
-//! | Capture         | as if it had failed; if all is to be undone anyway, that is asked for next              |
-//! | Void, Refund of all, what undoes a stray | not asked for again, until there is more to undo               |
-//! | another Refund  | what was to be paid back stays set aside, for it may have been; those that wait go on    |
+//! | given up                                 | then                                                                                       |
+//! |------------------------------------------|--------------------------------------------------------------------------------------------|
+//! | Authorize                                | nothing is wanted any more; what waits for its buyer, or turns out to be held, is released |
+//! | Capture                                  | as if it had failed; if all is to be undone anyway, that is asked for next                 |
+//! | Void, Refund of all, what undoes a stray | not asked for again, until there is more to undo                                           |
+//! | another Refund                           | what was to be paid back stays set aside, for it may have been; those that wait go on      |
 //!
 //! Whatever the provider states later is news as ever.
 

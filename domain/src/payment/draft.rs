@@ -36,6 +36,11 @@ impl Draft {
         open.is_some_and(|open| open.operation == operation && open.stray.is_none())
     }
 
+    /// Whether the order's own payment has a request without an outcome.
+    fn awaits_own(&self) -> bool {
+        self.state.open.as_ref().is_some_and(|open| open.stray.is_none())
+    }
+
     /// Whatever was taken is to be given back.
     pub fn undo(&mut self) {
         let is_news = !self.state.to_be_undone;
@@ -149,12 +154,7 @@ impl Draft {
 
     /// What is news in it. Amounts only grow, and ends stay, so an old statement brings none.
     fn take_from(&mut self, statement: &Statement) {
-        // If it was released before it was known under a name, what is heard of is another one, or needs nothing more.
-        let is_ours = match &self.state.provider_reference {
-            Some(ours) => *ours == statement.reference,
-            None => !self.state.amounts.is_voided,
-        };
-        if !is_ours {
+        if !self.is_ours(statement) {
             return self.stray(statement);
         }
         if statement.currency != self.currency {
@@ -169,8 +169,9 @@ impl Draft {
         if captured > 0 {
             self.record(Event::Captured { amount: self.money(captured) });
         }
-        let is_void = statement.state == State::Voided && self.state.amounts.captured == 0;
-        if is_void && !self.state.amounts.is_voided {
+        // Where nothing was held or asked for, that it holds nothing is no news.
+        let may_hold = self.state.amounts.is_capturable() || self.awaits_own();
+        if may_hold && statement.state == State::Voided && self.state.amounts.captured == 0 {
             self.record(Event::Voided {});
         }
         self.refunds(statement);
@@ -184,6 +185,19 @@ impl Draft {
             self.record(Event::ChargeBackReversed { amount: self.money(reinstated) });
         }
         self.less_is_left(statement);
+    }
+
+    /// Before it is known under a name, what is heard of is taken for it. But if it was released under none, that is
+    /// another one, or needs nothing more; and so it is if it has ended, and that one waits for its buyer yet, and
+    /// must not go on.
+    fn is_ours(&self, statement: &Statement) -> bool {
+        let has_ended = self.state.to_be_undone && !self.awaits_own();
+        match &self.state.provider_reference {
+            Some(ours) => *ours == statement.reference,
+            None if self.state.amounts.is_voided => false,
+            None if self.state.strays.contains_key(&statement.reference) => false,
+            None => !(has_ended && statement.state == State::ActionRequired),
+        }
     }
 
     /// Somebody else gave some of it back meanwhile, or the buyer's bank did: so much was not given back by what was
@@ -320,7 +334,8 @@ impl Draft {
         if self.state.is_given_up || !self.state.to_be_undone {
             return None;
         }
-        if amounts.is_capturable() {
+        // Nobody knows whether the buyer ever does what they are to do, so it is not waited for.
+        if amounts.is_capturable() || amounts.needs_buyer {
             return Some(Event::VoidRequested { at, stray: None });
         }
         let (amount, refund) = (self.money(amounts.kept()), self.state.free_name());

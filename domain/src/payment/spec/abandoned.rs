@@ -33,6 +33,21 @@ fn an_authorization_that_was_given_up_is_not_wanted_any_more() {
 }
 
 #[test]
+fn an_authorization_that_was_given_up_while_the_buyer_was_to_act_is_released() {
+    let waiting = statement(State::ActionRequired);
+    let provider_reference = "p-1".to_owned();
+    given::<Payment>([requested()])
+        .when(stated(Operation::Authorize, 0, waiting.clone()))
+        .then([Event::ActionRequired { provider_reference, attempt: 1, look_up_at: NOW }])
+        .when(abandon())
+        .then([abandoned(Operation::Authorize, None, 1000), void_requested()])
+        .when(observe(waiting))
+        .then_nothing()
+        .when(observe(statement(State::Voided)))
+        .then([Event::Voided {}]);
+}
+
+#[test]
 fn a_capture_that_was_given_up_counts_if_it_was_done() {
     let asked = given::<Payment>([requested(), authorized(), capture_requested()]);
     let first_key = key(&asked);

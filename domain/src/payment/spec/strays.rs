@@ -107,3 +107,28 @@ fn after_a_release_under_no_name_whatever_is_held_is_another_payment() {
         .when(observe(statement(State::Voided)))
         .then_nothing();
 }
+
+#[test]
+fn a_payment_that_waits_for_its_buyer_when_the_order_is_over_is_released_before_they_can_pay() {
+    let waiting = stray(State::ActionRequired);
+    let nothing = gbp(0);
+    let found =
+        Event::StrayFound { provider_reference: "p-2".into(), authorized: nothing, captured: nothing };
+    let declined = Event::Declined { reason: "no".into() };
+    given::<Payment>([requested()])
+        .when(observe(waiting.clone()))
+        .then_nothing()
+        .when(refused(Operation::Authorize, 0))
+        .then([declined])
+        .when(observe(waiting.clone()))
+        .then([found, void_of_stray()])
+        .when(observe(waiting))
+        .then_nothing()
+        // The buyer was faster.
+        .when(observe(stray(State::Authorized)))
+        .then_nothing()
+        .when(observe(stray(State::Voided)))
+        .then([undone()])
+        .when(observe(stray(State::Voided)))
+        .then_nothing();
+}
