@@ -79,8 +79,11 @@ async fn many_at_a_time_are_set_in_batches_and_each_is_told_its_own() {
     let timers = JetStreamTimers::open(log.connection().clone(), 1).await.expect("timers");
     let id = |number: usize| format!("order-{number}");
 
-    // Some of them twice, which no batch may hold.
-    let twice = (0..500).map(|number| deadline(id(number % 400), u32::from(number >= 400)));
+    // Some of them twice in a row, which no batch may hold.
+    let twice = (0..400).flat_map(|number| {
+        let generations = if number % 4 == 3 { 0..=1 } else { 0..=0 };
+        generations.map(move |generation| deadline(id(number), generation))
+    });
     let outcomes = join_all(twice.map(async |timer| timers.set(&timer).await)).await;
     assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
     let in_batches = set_in_batches((0..400).map(id), &log).await;
