@@ -288,7 +288,8 @@ impl Shared {
             // Over another log, they would skip what is in it, or do again what was done.
             Role::Projections | Role::Sagas | Role::Webhooks if !self.unsafe_log.is_empty() => router,
             Role::Projections => {
-                let worker = Arc::new(projections::Worker::new(self.builds.clone()));
+                let worker =
+                    Arc::new(projections::Worker::new(self.builds.clone()).telling(self.read_models.clone()));
                 health.watch_projections(worker.clone());
                 self.projections = Some(worker);
                 router

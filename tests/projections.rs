@@ -120,3 +120,27 @@ async fn newer_code_builds_its_read_model_by_itself_and_can_be_rolled_back() {
     assert!(refused.contains("units_v2 is behind the live one"), "{refused}");
     old_running.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_hears_from_the_lanes_of_the_own_process_without_a_look_at_the_table() {
+    let pool = servers::database().await;
+    let log = story().await;
+    let units = Units::times(1);
+    set_up(std::slice::from_ref(&units), &pool).await.expect("tables");
+    let models = Arc::new(ReadModels::new(pool.clone(), [("units", 1)].into()));
+    let running = Running::telling(&models, &units, &log, &pool);
+    let end = log.end().await.expect("an end");
+    reaches("units", &pool, end).await;
+    tokio::select! {
+        () = models.run() => {}
+        reached = models.wait("units", end, Duration::from_secs(10)) => assert!(reached),
+    }
+    // Nobody looks any more.
+    let sku: Sku = "LATE".parse().expect("a SKU");
+    let late = stock::Command::Receive { quantity: 100 };
+    let executed = executors(&log).stock.execute(&sku, &request(), late).await.expect("done");
+    assert!(models.wait("units", executed.sequence, Duration::from_secs(10)).await, "nobody told");
+    assert_eq!(models.seen("units").map(|model| model.position.0), Some(executed.sequence));
+    assert!(live("units", &pool).await.position.0 >= executed.sequence, "it is so");
+    running.stop().await;
+}

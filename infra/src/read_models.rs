@@ -5,19 +5,26 @@
 //! model and names its schema: so a switch from one to another needs no lock that a query waits for,
 //! and no query sees both.
 
+mod known;
+mod seen;
+
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, FromRow, PgConnection, PgPool};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// How often the table is read while somebody waits: one reader for all who wait.
+use crate::lanes::Lease;
+use known::Known;
+
+/// How often the table is read while somebody waits: one reader for all who wait. It tells of what other processes do;
+/// the lanes of this one say themselves how far they have come.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// The busier the machine, the longer that takes, and the more who wait shall share one look, for each wakes all
-/// of them: it rests this many times as long as the last one took, up to a limit.
+/// The busier the machine, the longer that takes, and the more who wait shall share one look: it rests this many times
+/// as long as the last one took, up to a limit. So long it rests, too, where no other process has a lane.
 const POLL_PART: u32 = 2;
 const POLL_INTERVAL_MAX: Duration = Duration::from_millis(40);
 
@@ -159,68 +166,53 @@ impl Snapshot {
 /// # Errors
 /// Postgres does not answer.
 pub async fn all(pool: &PgPool) -> Result<Vec<ReadModel>, sqlx::Error> {
-    sqlx::query_as(
-        "select projection, version, code, state, coalesce(min(position), 0) as position
-         from cartulary.read_models left join cartulary.lanes on reader = projection || '_v' || version
-         where state <> 'retired'
-         group by projection, version order by projection, version",
-    )
-    .fetch_all(pool)
-    .await
+    Ok(seen::look(pool).await?.into_iter().map(|seen| seen.model).collect())
 }
 
 /// Knows the read models and how far they have come, and lets others wait for them.
 #[derive(Debug)]
 pub struct ReadModels {
     pool: PgPool,
-    /// Version of each projection's code in this build.
-    codes: HashMap<&'static str, i32>,
-    seen: watch::Sender<Option<Vec<ReadModel>>>,
-    /// How many wait for one to come on.
-    waiting: AtomicUsize,
+    known: Mutex<Known>,
+    /// Somebody waits for one to come on.
     wanted: Notify,
 }
 
-/// One who waits, until it's dropped.
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 impl ReadModels {
+    /// With the version of each projection's code in this build.
     #[must_use]
     pub fn new(pool: PgPool, codes: HashMap<&'static str, i32>) -> Self {
-        let (seen, waiting, wanted) = (watch::Sender::default(), AtomicUsize::new(0), Notify::new());
-        Self { pool, codes, seen, waiting, wanted }
+        Self { pool, known: Mutex::new(Known::new(codes)), wanted: Notify::new() }
     }
 
     /// The projection's read model, once it has come to the position, or as it is when the limit has
     /// passed; nothing if there is none.
     pub async fn at(&self, projection: &str, position: u64, limit: Duration) -> Option<ReadModel> {
-        let mut seen = self.seen.subscribe();
-        let chosen = |seen: &Option<Vec<ReadModel>>| self.choose(projection, seen.as_deref()?).cloned();
-        let reached = |seen: &Option<Vec<ReadModel>>| {
-            seen.is_some() && chosen(seen).is_none_or(|model| model.position.0 >= position)
+        let (number, told, limit) = {
+            let mut known = self.known();
+            if known.has_reached(projection, position) {
+                return known.choose(projection).cloned();
+            }
+            let limit = if known.has_looked() { limit } else { limit.max(FIRST_LOOK_LIMIT) };
+            let (number, told) = known.wait(projection, position);
+            (number, told, limit)
         };
-        if reached(&seen.borrow()) {
-            return chosen(&seen.borrow());
-        }
-        let limit = if seen.borrow().is_some() { limit } else { limit.max(FIRST_LOOK_LIMIT) };
-        self.waiting.fetch_add(1, Ordering::Relaxed);
-        let _waiting = Waiting(&self.waiting);
+        let _waiting = Waiting { read_models: self, projection, position, number };
         self.wanted.notify_one();
         // At the limit it is as it is.
-        let _ = tokio::time::timeout(limit, seen.wait_for(reached)).await;
-        chosen(&self.seen.borrow())
+        let _ = tokio::time::timeout(limit, told).await;
+        self.seen(projection)
     }
 
-    /// The projection's read model, as it was when the table was last read: not long ago.
+    /// The holder of this lane has written its rows up to here.
+    pub fn moved(&self, lease: &Lease, position: u64) {
+        self.known().moved(lease, position);
+    }
+
+    /// The projection's read model, as it was when it was last heard of: not long ago.
     #[must_use]
     pub fn seen(&self, projection: &str) -> Option<ReadModel> {
-        self.choose(projection, self.seen.borrow().as_deref()?).cloned()
+        self.known().choose(projection).cloned()
     }
 
     /// Waits until the projection has come to the position; false if it has not within the limit.
@@ -228,42 +220,41 @@ impl ReadModels {
         self.at(projection, position, limit).await.is_some_and(|model| model.position.0 >= position)
     }
 
-    /// The live one; but if that is of newer code than this build's, and the one before it, of this
-    /// build's code, is still kept, then that: while two builds run at a time, each queries the
-    /// tables that it knows.
-    fn choose<'a>(&self, projection: &str, models: &'a [ReadModel]) -> Option<&'a ReadModel> {
-        let of_projection = || models.iter().filter(|model| model.projection == projection);
-        let live = of_projection().find(|model| model.state == "live")?;
-        let fits = |model: &&ReadModel| self.codes.get(projection) == Some(&model.code);
-        if fits(&live) {
-            return Some(live);
-        }
-        let kept = |model: &&ReadModel| {
-            model.state == "standby" && model.version < live.version && model.code < live.code && fits(model)
-        };
-        of_projection().rfind(kept).or(Some(live))
-    }
-
     /// Reads the table now and then, and again and again while somebody waits. Runs until it is dropped.
     pub async fn run(&self) {
         loop {
-            let began = Instant::now();
-            match all(&self.pool).await {
-                Ok(models) => {
-                    self.seen.send_if_modified(|seen| {
-                        let is_news = seen.as_ref() != Some(&models);
-                        *seen = Some(models);
-                        is_news
-                    });
-                }
+            let (began, before) = (Instant::now(), self.known().seen());
+            match seen::look(&self.pool).await {
+                Ok(looked) => self.known().looked(&before, looked),
                 // Those who wait run into their limit; the next one asks again.
                 Err(error) => tracing::debug!(%error, "the read models are not readable"),
             }
-            let pause = (began.elapsed() * POLL_PART).clamp(POLL_INTERVAL, POLL_INTERVAL_MAX);
+            let pause = match began.elapsed() * POLL_PART {
+                _ if self.known().are_ours() => POLL_INTERVAL_MAX,
+                pause => pause.clamp(POLL_INTERVAL, POLL_INTERVAL_MAX),
+            };
             tokio::time::sleep(pause).await;
-            if self.waiting.load(Ordering::Relaxed) == 0 {
+            if !self.known().is_waited_for() {
                 let _ = tokio::time::timeout(IDLE_POLL_INTERVAL, self.wanted.notified()).await;
             }
         }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One who waits, until it's dropped.
+struct Waiting<'a> {
+    read_models: &'a ReadModels,
+    projection: &'a str,
+    position: u64,
+    number: u64,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.read_models.known().wait_no_more(self.projection, self.position, self.number);
     }
 }

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use infra::lanes::{self, Status, Tasks};
-use infra::read_models;
+use infra::lanes::{self, Lease, Status, Tasks};
+use infra::read_models::{self, ReadModels};
 use tokio::sync::watch;
 
 use crate::builds::Builds;
@@ -21,6 +21,8 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 /// Works on its share of all read models whose code this build has.
 pub struct Worker {
     builds: Builds,
+    /// Are told how far the lanes have come, so that who waits here need not look.
+    read_models: Option<Arc<ReadModels>>,
     statuses: Mutex<Option<BTreeMap<(String, i32), Lane>>>,
 }
 
@@ -33,7 +35,13 @@ struct Lane {
 impl Worker {
     #[must_use]
     pub fn new(builds: Builds) -> Self {
-        Self { builds, statuses: Mutex::default() }
+        Self { builds, read_models: None, statuses: Mutex::default() }
+    }
+
+    /// Tells them how far its lanes have come.
+    #[must_use]
+    pub fn telling(self, read_models: Arc<ReadModels>) -> Self {
+        Self { read_models: Some(read_models), ..self }
     }
 
     /// How the lanes of live read models are doing that this process works on, with the projection's
@@ -110,9 +118,19 @@ impl Worker {
             let (sender, status) = watch::channel(Status::default());
             let (feed, pool) = (self.builds.feed().clone(), self.builds.pool().clone());
             let name = projection.name();
-            tasks.begin(lease.clone(), lane::run(projection.clone(), lease, feed, pool, sender));
+            let run = lane::run(projection.clone(), lease.clone(), feed, pool, sender);
+            let tell = tell(self.read_models.clone(), lease.clone(), status.clone());
+            tasks.begin(lease, async move { (_, _) = tokio::join!(run, tell) });
             statuses.insert(key, Lane { projection: name, is_live: *is_live, status });
         }
         Ok(())
+    }
+}
+
+/// Tells how far the lane has come, as long as it is worked on.
+async fn tell(read_models: Option<Arc<ReadModels>>, lease: Lease, mut status: watch::Receiver<Status>) {
+    let Some(read_models) = read_models else { return };
+    while status.changed().await.is_ok() {
+        read_models.moved(&lease, status.borrow_and_update().position);
     }
 }

@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use infra::feed::Feed;
 use infra::log::EventLog;
-use infra::read_models::{self, ReadModel};
+use infra::read_models::{self, ReadModel, ReadModels};
 use projections::projection::{Happened, Key, Projection, Writer};
 use projections::{Builds, Worker};
 use sqlx::{AssertSqlSafe, PgConnection, PgPool};
@@ -37,9 +37,22 @@ pub struct Running {
 
 impl Running {
     pub fn start(projection: &Arc<dyn Projection>, log: &Arc<dyn EventLog>, pool: &PgPool) -> Self {
-        let builds = Builds::new(vec![projection.clone()], Feed::new(log.clone()), pool.clone());
+        Self::worker(Worker::new(builds(projection, log, pool)))
+    }
+
+    /// Tells these how far it has come.
+    pub fn telling(
+        read_models: &Arc<ReadModels>,
+        projection: &Arc<dyn Projection>,
+        log: &Arc<dyn EventLog>,
+        pool: &PgPool,
+    ) -> Self {
+        Self::worker(Worker::new(builds(projection, log, pool)).telling(read_models.clone()))
+    }
+
+    fn worker(worker: Worker) -> Self {
         let (stop, stopped) = watch::channel(false);
-        let task = tokio::spawn(async move { Worker::new(builds).run(stopped).await });
+        let task = tokio::spawn(async move { worker.run(stopped).await });
         Self { stop, task }
     }
 
@@ -47,6 +60,10 @@ impl Running {
         self.stop.send_replace(true);
         self.task.await.expect("it ends cleanly");
     }
+}
+
+fn builds(projection: &Arc<dyn Projection>, log: &Arc<dyn EventLog>, pool: &PgPool) -> Builds {
+    Builds::new(vec![projection.clone()], Feed::new(log.clone()), pool.clone())
 }
 
 /// The projection's live read model.
