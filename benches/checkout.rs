@@ -1,6 +1,7 @@
 //! Full checkouts over HTTP: a cart, two lines, the checkout, and the order confirmed and visible. Everything
 //! is on this machine, the load included, and every commit is synced.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use sqlx::PgPool;
 use tokio::task::JoinSet;
+use uuid::Uuid;
 
 use crate::load::{self, Connection, Load, Requests, Until};
 use crate::report::{Figure, Plan, Report, Target};
@@ -269,19 +271,23 @@ async fn check_out_all(shop: &Instance, carts: Vec<String>) {
     buyers.join_all().await;
 }
 
-/// What an order costs while many others wait in the sagas (confirmed, and not shipped), beside what it costs with few of
-/// them: the mean of before and after, for these machines get faster and slower by themselves.
+/// What an order costs while many others wait in the sagas (confirmed, and not shipped), beside what it costs once they
+/// are over; and, for what the age of a shop does, in a new one: the mean of before and after, for these machines get
+/// faster and slower by themselves.
 async fn open_sagas(plan: &Plan, report: &mut Report) {
-    let figure = Figure { group: GROUP, name: "open-sagas", unit: "ms", target: Target::RatioAtMost(1.2) };
-    let before = with_open(plan, 100).await;
-    let many = with_open(plan, if plan.quick { 10_000 } else { 100_000 }).await;
-    let after = with_open(plan, 100).await;
-    println!("      {before:.3} ms with few before that, and {after:.3} ms after");
-    report.note(&figure, &[(many, Some(f64::midpoint(before, after)))]);
+    let target = Target::RatioAtMost(1.2);
+    let beside_over = Figure { group: GROUP, name: "open-sagas", unit: "ms", target };
+    let beside_new = Figure { group: GROUP, name: "open-sagas-beside-new", unit: "ms", target: Target::None };
+    let (before, _) = open_and_over(plan, 100).await;
+    let (open, over) = open_and_over(plan, if plan.quick { 10_000 } else { 100_000 }).await;
+    let (after, _) = open_and_over(plan, 100).await;
+    report.note(&beside_over, &[(open, Some(over))]);
+    println!("      {before:.3} ms in a new shop before that, and {after:.3} ms after");
+    report.note(&beside_new, &[(open, Some(f64::midpoint(before, after)))]);
 }
 
-/// Milliseconds that an order takes at saturation in a new shop, once so many are open.
-async fn with_open(plan: &Plan, open: u64) -> f64 {
+/// Milliseconds that an order takes at saturation in a new shop, once so many are open, and once they are over.
+async fn open_and_over(plan: &Plan, open: u64) -> (f64, f64) {
     let servers = Servers::start().await;
     let shop = shop(&servers).await;
     let opened = saturate(&shop, Until::Answered(open)).await;
@@ -291,12 +297,43 @@ async fn with_open(plan: &Plan, open: u64) -> f64 {
         opened.took.as_secs_f64(),
         shop.memory_mb()
     );
-    let meter = crate::cpu::Meter::new(&shop, &servers);
-    let load = meter.of(saturate(&shop, Until::Elapsed(plan.round()))).await;
-    println!("{meter}");
+    let with_open = cost(plan, &shop, &servers).await;
+    let shipped = ship_all(&shop, &servers).await;
+    println!("      {shipped} orders were shipped");
+    let with_none = cost(plan, &shop, &servers).await;
     shop.stop().await;
     servers.stop().await;
+    (with_open, with_none)
+}
+
+/// Milliseconds that an order takes.
+async fn cost(plan: &Plan, shop: &Instance, servers: &Servers) -> f64 {
+    let meter = crate::cpu::Meter::new(shop, servers);
+    let load = meter.of(saturate(shop, Until::Elapsed(plan.round()))).await;
+    println!("{meter}");
     load.took.as_secs_f64() * 1e3 / load.answered as f64
+}
+
+/// Ships all that is open, until nothing is left to do; how many orders that were.
+async fn ship_all(shop: &Instance, servers: &Servers) -> usize {
+    let pool = PgPool::connect(servers.postgres.local_url()).await.expect("Postgres answers");
+    let open = "select id from cartulary.sagas where saga = 'checkout' and not is_over";
+    let mut shipped: HashSet<Uuid> = HashSet::new();
+    loop {
+        let open: Vec<Uuid> = sqlx::query_scalar(open).fetch_all(&pool).await.expect("ids");
+        if open.is_empty() {
+            pool.close().await;
+            return shipped.len();
+        }
+        let new: Arc<[Uuid]> = open.into_iter().filter(|order| shipped.insert(*order)).collect();
+        let count = new.len() as u64;
+        let shipment: Requests = Arc::new(move |number| {
+            let order = new[usize::try_from(number).expect("few")];
+            load::post(&format!("/v1/orders/{order}/shipments"), "{}", crate::write::fresh())
+        });
+        load::run(&shop.address, 64, Until::Answered(count), shipment).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 /// A real basket of 1,114 lines beside one of 10.

@@ -27,6 +27,9 @@ pub(crate) struct Offered {
 }
 
 impl Keep for Offered {
+    // To ask again costs nats-server a block of its log, of products that were made long ago.
+    const IS_FROM_THE_LOG: bool = true;
+
     fn change(commit: &Entry) -> Change<'_> {
         match commit.stream() {
             Some(stream) if stream.category() == product::CATEGORY => Change::Of(stream.id()),

@@ -18,7 +18,7 @@ use crate::feed::{Entry, Feed};
 /// Most bytes of answers of one kind that are kept.
 const BYTES_MAX: u64 = 64 * 1024 * 1024;
 
-/// No answer is kept for longer, for what changes in the tables without a word in the log.
+/// No answer from the tables is kept for longer, for what changes in them without a word in the log.
 const KEPT_FOR: Duration = Duration::from_secs(15);
 
 /// Subjects whose last change is remembered, twice: those of now, and those before them.
@@ -29,6 +29,9 @@ const BACKOFF: Duration = Duration::from_secs(1);
 
 /// What can be kept.
 pub trait Keep: Send + Sync + 'static {
+    /// Whether it's read from the log itself: then it changes in no other way, and is kept as long as there is room.
+    const IS_FROM_THE_LOG: bool = false;
+
     /// What a commit changes in answers of this kind.
     fn change(commit: &Entry) -> Change<'_>;
 
@@ -88,7 +91,8 @@ impl<A: Keep> Default for KnownAnswers<A> {
         let weight = |subject: &String, known: &Arc<Known<A>>| {
             u32::try_from(subject.len() + known.answer.bytes() + 200).unwrap_or(u32::MAX)
         };
-        let answers = Cache::builder().weigher(weight).max_capacity(BYTES_MAX).time_to_live(KEPT_FOR).build();
+        let answers = Cache::builder().weigher(weight).max_capacity(BYTES_MAX);
+        let answers = if A::IS_FROM_THE_LOG { answers } else { answers.time_to_live(KEPT_FOR) }.build();
         let (all_changed, looked_at) = (AtomicU64::new(0), AtomicU64::new(0));
         Self { answers, changes: Mutex::default(), all_changed, looked_at }
     }
