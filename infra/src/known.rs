@@ -219,6 +219,28 @@ mod tests {
         }
     }
 
+    struct OfTheLog;
+
+    impl Keep for OfTheLog {
+        const IS_FROM_THE_LOG: bool = true;
+
+        fn change(_: &Entry) -> Change<'_> {
+            Change::Nothing
+        }
+
+        fn bytes(&self) -> usize {
+            0
+        }
+    }
+
+    #[test]
+    fn only_answers_from_the_tables_grow_old_by_themselves() {
+        let kept_for = KnownAnswers::<Nothing>::default().answers.policy().time_to_live();
+        assert_eq!(kept_for, Some(KEPT_FOR));
+        let kept_for = KnownAnswers::<OfTheLog>::default().answers.policy().time_to_live();
+        assert_eq!(kept_for, None);
+    }
+
     fn known(position: u64) -> Known<Nothing> {
         Known::new(Nothing, 1, position)
     }
