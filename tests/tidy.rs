@@ -95,6 +95,22 @@ fn only_execute_and_its_writer_append() {
     assert_eq!(who, ["infra/src/execute.rs", "infra/src/writer/resolve.rs"].map(PathBuf::from).into());
 }
 
+/// `clock_timestamp()` may be another one for each row, so no index serves a condition on it: every row is looked at,
+/// however many there are. `statement_timestamp()` is one for all of them.
+#[test]
+fn no_condition_takes_a_new_time_for_each_row() {
+    const VOLATILE: &str = "clock_timestamp()";
+    let comparisons = ["<", "<=", ">", ">="].into_iter();
+    let comparisons: Vec<_> =
+        comparisons.flat_map(|than| [format!(" {than} {VOLATILE}"), format!("{VOLATILE} {than} ")]).collect();
+    let is_compared = |line: &&str| comparisons.iter().any(|comparison| line.contains(comparison));
+    let mut found = Vec::new();
+    for (path, text) in sources() {
+        found.extend(text.lines().filter(is_compared).map(|line| format!("{}: {line}", path.display())));
+    }
+    assert!(found.is_empty(), "{found:#?}");
+}
+
 #[test]
 fn the_maps_name_what_exists() {
     for document in ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"] {

@@ -189,7 +189,7 @@ impl Lease {
         let moved = sqlx::query(
             "update cartulary.lanes set position = $5, hash = $6, events = events + $7, moved_at = now()
              where reader = $1 and lane = $2 and epoch = $3 and position = $4
-               and (hold_at is null or hold_at >= $5 or hold_until < clock_timestamp())",
+               and (hold_at is null or hold_at >= $5 or hold_until < statement_timestamp())",
         )
         .bind(&self.reader)
         .bind(self.lane)
@@ -235,7 +235,7 @@ impl Lease {
     pub async fn is_held(&self, connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
         sqlx::query_scalar(
             "select exists (select from cartulary.lanes where reader = $1 and lane = $2
-                            and hold_at is not null and hold_until >= clock_timestamp())",
+                            and hold_at is not null and hold_until >= statement_timestamp())",
         )
         .bind(&self.reader)
         .bind(self.lane)

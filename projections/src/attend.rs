@@ -172,7 +172,7 @@ impl Builds {
         sqlx::query(
             "update cartulary.read_models set state = 'retired', state_since = clock_timestamp()
              where projection = $1 and state = 'standby'
-               and state_since + make_interval(secs => keep_s) < clock_timestamp()",
+               and state_since + make_interval(secs => keep_s) < statement_timestamp()",
         )
         .bind(name)
         .execute(&mut *connection)
@@ -181,7 +181,7 @@ impl Builds {
         let versions: Vec<i32> = sqlx::query_scalar(
             "select version from cartulary.read_models
              where projection = $1 and state = 'retired'
-               and state_since < clock_timestamp() - make_interval(secs => $2) for update skip locked",
+               and state_since < statement_timestamp() - make_interval(secs => $2) for update skip locked",
         )
         .bind(name)
         .bind(RETIRED_FOR_S)

@@ -325,13 +325,13 @@ pub(crate) async fn overdue(
 /// got it done.
 pub(crate) async fn forget(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "delete from cartulary.sagas where over_since < clock_timestamp() - make_interval(secs => $1)",
+        "delete from cartulary.sagas where over_since < statement_timestamp() - make_interval(secs => $1)",
     )
     .bind(OVER_FOR_S)
     .execute(&mut *connection)
     .await?;
     sqlx::query(
-        "delete from cartulary.saga_troubles where last_at < clock_timestamp() - make_interval(secs => $1)",
+        "delete from cartulary.saga_troubles where last_at < statement_timestamp() - make_interval(secs => $1)",
     )
     .bind(TROUBLE_FOR_S)
     .execute(connection)

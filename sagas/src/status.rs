@@ -90,8 +90,8 @@ pub struct Step {
 /// What is true of a saga that is stuck; `t` is its trouble. Two stages only a person ends.
 const STUCK: &str = "(t.id is not null
     or s.stage in ('capture_stuck', 'shipment_overdue')
-    or s.deadline < clock_timestamp() - make_interval(secs => $1)
-    or s.deadline is null and s.since < clock_timestamp() - make_interval(secs => $2)
+    or s.deadline < statement_timestamp() - make_interval(secs => $1)
+    or s.deadline is null and s.since < statement_timestamp() - make_interval(secs => $2)
     or s.saga = 'payment' and s.generation >= $3)";
 
 const FROM: &str =

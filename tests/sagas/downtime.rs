@@ -62,7 +62,7 @@ impl World {
 
     /// The stage of the order's checkout, and whether it has a deadline ahead.
     async fn stage(&self, order: &str) -> Option<(String, bool)> {
-        let query = "select stage, coalesce(deadline > clock_timestamp(), false) from cartulary.sagas
+        let query = "select stage, coalesce(deadline > statement_timestamp(), false) from cartulary.sagas
                      where saga = 'checkout' and id = $1";
         let id: Uuid = order.parse().expect("an id");
         sqlx::query_as(query).bind(id).fetch_optional(&self.pool).await.expect("sagas")
@@ -122,7 +122,7 @@ async fn are_down(world: &mut World, sagas: Roles, down: Down, sku: &str) -> Str
     world.settles().await;
     drop(sagas);
     let waiting = "select count(*) from cartulary.sagas
-                   where saga = 'checkout' and deadline > clock_timestamp() and not is_over";
+                   where saga = 'checkout' and deadline > statement_timestamp() and not is_over";
     let ahead: i64 = sqlx::query_scalar(waiting).fetch_one(&world.pool).await.expect("sagas");
     assert_eq!(ahead, 5, "a deadline passed before its time");
     let held = world.buy(sku, "tok_late").await;

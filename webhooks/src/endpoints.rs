@@ -93,7 +93,7 @@ impl From<Unavailable> for Error {
 }
 
 const COLUMNS: &str = "select id, url, types, state, reason, created_at, failures, failing_since, rest_until,
-        case when previous_until > clock_timestamp() then previous_until end as previous_secret_until,
+        case when previous_until > statement_timestamp() then previous_until end as previous_secret_until,
         (select count(*) from cartulary.webhook_deliveries as d where d.endpoint = e.id and d.state = 'pending') as pending,
         (select count(*) from cartulary.webhook_deliveries as d where d.endpoint = e.id and d.state = 'dead') as dead,
         (select count(*) from cartulary.webhook_unreadable as u where u.endpoint = e.id) as unreadable

@@ -92,13 +92,13 @@ pub(crate) async fn tidy(give_up_after: Duration, keep: Duration, pool: &PgPool)
          where (endpoint, position, index) in (
              select d.endpoint, d.position, d.index
              from cartulary.webhook_deliveries as d join cartulary.webhook_endpoints as e on e.id = d.endpoint
-             where d.state = 'pending' and e.state = 'active' and d.next_at < clock_timestamp()
-               and d.since < clock_timestamp() - make_interval(secs => $1) and e.failures > 0
+             where d.state = 'pending' and e.state = 'active' and d.next_at < statement_timestamp()
+               and d.since < statement_timestamp() - make_interval(secs => $1) and e.failures > 0
              limit $2 for update of d skip locked)";
     some_at_a_time(given_up, give_up_after, pool).await?;
     let delivered = "delete from cartulary.webhook_deliveries where (endpoint, position, index) in (
              select endpoint, position, index from cartulary.webhook_deliveries
-             where state = 'delivered' and done_at < clock_timestamp() - make_interval(secs => $1)
+             where state = 'delivered' and done_at < statement_timestamp() - make_interval(secs => $1)
              limit $2 for update skip locked)";
     some_at_a_time(delivered, keep, pool).await?;
     some_at_a_time(&delivered.replace("'delivered'", "'dead'"), keep * DEAD_KEEP, pool).await?;
@@ -162,9 +162,9 @@ struct Active {
 pub(crate) async fn due(pool: &PgPool) -> Result<Vec<Uuid>, sqlx::Error> {
     sqlx::query_scalar(
         "select id from cartulary.webhook_endpoints as e
-         where state = 'active' and (rest_until is null or rest_until <= clock_timestamp())
+         where state = 'active' and (rest_until is null or rest_until <= statement_timestamp())
            and exists (select from cartulary.webhook_deliveries as d
-                       where d.endpoint = e.id and d.state = 'pending' and d.next_at <= clock_timestamp())",
+                       where d.endpoint = e.id and d.state = 'pending' and d.next_at <= statement_timestamp())",
     )
     .fetch_all(pool)
     .await
@@ -181,10 +181,10 @@ pub(crate) async fn claim(
     let mut transaction = pool.begin().await?;
     // Whoever else claims for this endpoint waits, and counts what was claimed here.
     let active: Option<Active> = sqlx::query_as(
-        "select url, secret, case when previous_until > clock_timestamp() then previous_secret end as previous_secret,
+        "select url, secret, case when previous_until > statement_timestamp() then previous_secret end as previous_secret,
                 failures
          from cartulary.webhook_endpoints
-         where id = $1 and state = 'active' and (rest_until is null or rest_until <= clock_timestamp()) for update",
+         where id = $1 and state = 'active' and (rest_until is null or rest_until <= statement_timestamp()) for update",
     )
     .bind(endpoint)
     .fetch_optional(&mut *transaction)
@@ -195,10 +195,10 @@ pub(crate) async fn claim(
         "update cartulary.webhook_deliveries as d
          set claim = $2, next_at = clock_timestamp() + make_interval(secs => $3)
          from (select position, index from cartulary.webhook_deliveries
-               where endpoint = $1 and state = 'pending' and next_at <= clock_timestamp()
+               where endpoint = $1 and state = 'pending' and next_at <= statement_timestamp()
                order by next_at
                limit greatest(0, $4 - (select count(*) from cartulary.webhook_deliveries
-                   where endpoint = $1 and state = 'pending' and claim is not null and next_at > clock_timestamp()))
+                   where endpoint = $1 and state = 'pending' and claim is not null and next_at > statement_timestamp()))
                for update skip locked) as due
          where d.endpoint = $1 and d.position = due.position and d.index = due.index
          returning d.endpoint, d.position, d.index, d.id, d.body, d.attempts, d.claim",
@@ -233,7 +233,7 @@ pub(crate) async fn delivered(
         if again.is_some() {
             sqlx::query(
                 "update cartulary.webhook_deliveries set next_at = clock_timestamp()
-                 where endpoint = $1 and state = 'pending' and claim is null and next_at > clock_timestamp()",
+                 where endpoint = $1 and state = 'pending' and claim is null and next_at > statement_timestamp()",
             )
             .bind(attempt.endpoint)
             .execute(&mut *transaction)

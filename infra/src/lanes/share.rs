@@ -22,7 +22,7 @@ pub struct Worker {
 }
 
 /// Who is alive: has given a sign of life lately, and its connection still stands.
-const ALIVE: &str = "seen_at > clock_timestamp() - make_interval(secs => 6) and exists (
+const ALIVE: &str = "seen_at > statement_timestamp() - make_interval(secs => 6) and exists (
     select from pg_stat_activity as a where a.pid = w.backend and a.backend_start = w.backend_started_at)";
 
 #[derive(FromRow)]

@@ -157,7 +157,7 @@ pub(super) async fn due(
     connection: &mut PgConnection,
 ) -> Result<Option<Run>, sqlx::Error> {
     sqlx::query(
-        "delete from cartulary.reconciliations where ended_at < clock_timestamp() - interval '30 days'",
+        "delete from cartulary.reconciliations where ended_at < statement_timestamp() - interval '30 days'",
     )
     .execute(&mut *connection)
     .await?;
@@ -165,7 +165,7 @@ pub(super) async fn due(
         "insert into cartulary.reconciliations (id, is_by_operator, begun_at)
          select $1, false, clock_timestamp() where not exists (
              select from cartulary.reconciliations
-             where not is_by_operator and begun_at > clock_timestamp() - make_interval(secs => $2))
+             where not is_by_operator and begun_at > statement_timestamp() - make_interval(secs => $2))
          returning id, since, is_by_operator",
     )
     .bind(Uuid::now_v7())
