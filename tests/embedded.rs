@@ -296,6 +296,18 @@ async fn a_server_that_is_dropped_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_nats_server_collects_its_garbage_less_often_than_by_itself() {
+    let place = Folder::new();
+    let server = NatsServer::start(place.path(), &NatsOptions::default()).await.expect("started");
+    let environment = std::fs::read_to_string(format!("/proc/{}/environ", server.pid())).expect("its own");
+    let growth = environment.split('\0').find_map(|variable| variable.strip_prefix("GOGC="));
+    // Whoever sets it for the platform sets it for the server.
+    let expected = std::env::var("GOGC").unwrap_or_else(|_| "200".to_owned());
+    assert_eq!(growth, Some(expected.as_str()));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_taken_port_is_avoided() {
     let places: Vec<_> = (0..4).map(|_| Folder::new()).collect();
     let options = NatsOptions::default();

@@ -1,6 +1,7 @@
 //! A log that may lose what it has acknowledged, or that has lost it, is not worked on.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_nats::jetstream::stream::{Config, DiscardPolicy};
 use domain::commit::Hash;
@@ -119,8 +120,7 @@ async fn a_stream_that_forgets_is_refused_unless_it_is_accepted() {
     let settings = LogSettings { replicas: 1, bytes_max: 1 << 30 };
     assert_eq!(log.drift(&settings).await.expect("an answer"), Vec::<String>::new());
     let config = log.context().get_stream("EVENTS").await.expect("a stream").cached_info().config.clone();
-    let forgetful =
-        Config { max_age: std::time::Duration::from_secs(3_600), discard: DiscardPolicy::Old, ..config };
+    let forgetful = Config { max_age: Duration::from_secs(3_600), discard: DiscardPolicy::Old, ..config };
     log.context().update_stream(forgetful).await.expect("updated");
     let drift = log.drift(&settings).await.expect("an answer");
     assert_eq!(
@@ -132,6 +132,22 @@ async fn a_stream_that_forgets_is_refused_unless_it_is_accepted() {
     );
     assert_eq!(served(&nats, &database_url, &[]).await, (503, 503));
     assert_eq!(served(&nats, &database_url, &["--accept-unsafe-log"]).await, (200, 201));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_of_an_earlier_build_forgets_the_ids_of_its_messages_as_soon_as_a_new_one() {
+    let nats = Nats::start().await;
+    let log = nats.log().await;
+    append(&log, "before", 2).await;
+    let config = async |log: &JetStreamLog| {
+        log.context().get_stream("EVENTS").await.expect("a stream").cached_info().config.clone()
+    };
+    let new = config(&log).await;
+    let earlier = Config { duplicate_window: Duration::from_secs(120), ..new.clone() };
+    log.context().update_stream(earlier).await.expect("updated");
+    let log = nats.log().await;
+    assert_eq!(config(&log).await, new, "and nothing else is changed");
+    assert_eq!(log.end().await.expect("an end"), 2, "and all is there");
 }
 
 #[tokio::test(flavor = "multi_thread")]

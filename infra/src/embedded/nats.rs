@@ -13,6 +13,11 @@ const USUAL_PORT: u16 = 4222;
 const USUAL_MONITORING_PORT: u16 = 8222;
 const VERSION_MIN: (u32, u32) = (2, 14);
 
+/// How much the server's heap may grow, in percent of what is in use, until its garbage is collected. It keeps every
+/// stream's subject in memory, in small pieces: with 100 %, as it does by itself, it spent a quarter of its time on
+/// looking through those of 100,000 orders.
+const HEAP_GROWTH: (&str, &str) = ("GOGC", "200");
+
 #[derive(Debug, Clone, Default)]
 pub struct NatsOptions {
     /// The port to listen on; without it, the usual one or any free one.
@@ -90,6 +95,9 @@ impl NatsServer {
         folder::write_secret(&config, configuration(folder, ports, password, options).as_bytes())?;
         let mut command = Command::new(program);
         command.arg("--config").arg(&config);
+        if std::env::var_os(HEAP_GROWTH.0).is_none() {
+            command.env(HEAP_GROWTH.0, HEAP_GROWTH.1);
+        }
         let process = ServerProcess::spawn(&KIND, command, folder, folder)?;
         let url = format!("nats://cartulary:{password}@127.0.0.1:{}", ports.clients);
         let mut server = Self { process, url, ports };

@@ -46,8 +46,10 @@ const HEARTBEAT: Duration = Duration::from_secs(2);
 /// When the server forgets a reader that has gone without a word; much later than it is asked again.
 const READER_KEEP: Duration = Duration::from_secs(300);
 
-/// The window of the server's own deduplication: a second belt, bound to the content.
-const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
+/// The window of the server's own deduplication: a second belt, bound to the content. Twice as long as the writer
+/// tries to find out what became of an append; the server keeps every message's id in memory for as long, and two
+/// minutes of them were a third of what its garbage collector had to look through.
+const DUPLICATE_WINDOW: Duration = Duration::from_secs(20);
 
 /// How the log's stream is to be.
 #[derive(Debug, Clone)]
@@ -75,7 +77,15 @@ impl JetStreamLog {
         let context =
             jetstream::ContextBuilder::new().ack_timeout(ACK_LIMIT).build(connection.client.clone());
         let stream = context.get_or_create_stream(config(settings)).await.map_err(Unavailable::because)?;
-        let allows_batches = stream.cached_info().config.allow_atomic_publish;
+        let actual = &stream.cached_info().config;
+        let allows_batches = actual.allow_atomic_publish;
+        if actual.duplicate_window != DUPLICATE_WINDOW {
+            // It was made by an earlier build.
+            let config = Config { duplicate_window: DUPLICATE_WINDOW, ..actual.clone() };
+            if let Err(error) = context.update_stream(config).await {
+                tracing::warn!(%error, "the log's window for duplicates can't be changed; the server takes more memory");
+            }
+        }
         Ok(Self { connection, context, allows_batches: Arc::new(allows_batches.into()) })
     }
 
