@@ -155,12 +155,11 @@ impl Aside {
     }
 
     async fn store_new(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-        let letters = std::mem::take(&mut self.state().new);
-        for (at, letter) in letters.iter().enumerate() {
-            if let Err(error) = store(letter, connection).await {
-                self.state().new.extend_from_slice(&letters[at..]);
-                return Err(error);
-            }
+        // Not taken out before they are stored: whoever stores may be dropped in the middle of it.
+        loop {
+            let Some(letter) = self.state().new.first().cloned() else { break };
+            store(&letter, connection).await?;
+            self.state().new.remove(0);
         }
         Ok(())
     }

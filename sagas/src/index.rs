@@ -168,29 +168,42 @@ impl Index {
         Ok(())
     }
 
-    /// Brings into the tables what was noted before the call.
+    /// Brings into the tables what was noted before the call. If it fails or is dropped, all is there for the next one.
     pub(crate) async fn store(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
         let _storing = self.storing.lock().await;
         self.aside.store(connection).await?;
-        let pending = {
-            let mut now = self.pending();
-            gauge!(IN_TROUBLE).set(now.in_trouble.len() as f64);
-            let in_trouble = std::mem::take(&mut now.in_trouble);
-            std::mem::replace(&mut *now, Pending { in_trouble, ..Pending::default() })
-        };
-        if pending.known.is_empty() && pending.troubles.is_empty() && pending.out_of_trouble.is_empty() {
-            return Ok(());
+        let mut taken = self.take();
+        let Pending { known, troubles, out_of_trouble, .. } = &taken.pending;
+        if !known.is_empty() || !troubles.is_empty() || !out_of_trouble.is_empty() {
+            store(&taken.pending, connection).await?;
         }
-        let stored = store(&pending, connection).await;
-        if stored.is_err() {
-            self.pending().take_back(pending);
-        }
-        stored
+        taken.pending = Pending::default();
+        Ok(())
+    }
+
+    fn take(&self) -> Taken<'_> {
+        let mut now = self.pending();
+        gauge!(IN_TROUBLE).set(now.in_trouble.len() as f64);
+        let in_trouble = std::mem::take(&mut now.in_trouble);
+        let pending = std::mem::replace(&mut *now, Pending { in_trouble, ..Pending::default() });
+        Taken { index: self, pending }
     }
 
     fn pending(&self) -> MutexGuard<'_, Pending> {
         // Nothing panics while it holds the lock, so a poisoned one is still whole.
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What is on its way into the tables, and goes back if it does not arrive.
+struct Taken<'a> {
+    index: &'a Index,
+    pending: Pending,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.index.pending().take_back(std::mem::take(&mut self.pending));
     }
 }
 
@@ -337,4 +350,25 @@ pub(crate) async fn forget(connection: &mut PgConnection) -> Result<(), sqlx::Er
     .execute(connection)
     .await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_dropped_while_it_stores_loses_nothing() {
+        let (index, id) = (Index::default(), OrderId(Uuid::from_u128(1)));
+        let stage = |stage| Summary { stage, reason: None, is_over: false, due: None };
+        index.note(Kind::Checkout, id, 1, stage("placing"));
+        index.note(Kind::Payment, id, 1, stage("authorizing"));
+        index.trouble(Kind::Payment, id, 3, "no answer");
+        let taken = index.take();
+        index.note(Kind::Checkout, id, 2, stage("reserving"));
+        drop(taken);
+        let pending = index.pending();
+        assert_eq!(pending.known[&(Kind::Checkout, id)].summary.stage, "reserving", "what is newer stays");
+        assert_eq!(pending.known[&(Kind::Payment, id)].summary.stage, "authorizing");
+        assert_eq!(pending.troubles[&(Kind::Payment, id)].attempts, 3);
+    }
 }
