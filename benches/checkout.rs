@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -271,61 +271,63 @@ async fn check_out_all(shop: &Instance, carts: Vec<String>) {
     buyers.join_all().await;
 }
 
-/// What an order costs while many others wait in the sagas (confirmed, and not shipped), beside what it costs once they
-/// are over; and, for what the age of a shop does, in a new one: the mean of before and after, for these machines get
-/// faster and slower by themselves.
+/// What an order costs while many others wait in the sagas (confirmed, and not shipped): beside what it costs in a shop
+/// that has had as many, which were shipped as they came; and beside a new shop, for what the age of one does: the mean
+/// of before and after, for these machines get faster and slower by themselves.
 async fn open_sagas(plan: &Plan, report: &mut Report) {
+    const FEW: u64 = 100;
+    let many = if plan.quick { 10_000 } else { 100_000 };
     let target = Target::RatioAtMost(1.2);
     let beside_over = Figure { group: GROUP, name: "open-sagas", unit: "ms", target };
     let beside_new = Figure { group: GROUP, name: "open-sagas-beside-new", unit: "ms", target };
-    let (before, _) = open_and_over(plan, 100).await;
-    let (open, over) = open_and_over(plan, if plan.quick { 10_000 } else { 100_000 }).await;
-    let (after, _) = open_and_over(plan, 100).await;
+    let before = cost_with_open(plan, 0, FEW).await;
+    let open = cost_with_open(plan, 0, many).await;
+    let over = cost_with_open(plan, many, FEW).await;
+    let after = cost_with_open(plan, 0, FEW).await;
     report.note(&beside_over, &[(open, Some(over))]);
     println!("      {before:.3} ms in a new shop before that, and {after:.3} ms after");
     report.note(&beside_new, &[(open, Some(f64::midpoint(before, after)))]);
 }
 
-/// Milliseconds that an order takes at saturation in a new shop, once so many are open, and once they are over.
-async fn open_and_over(plan: &Plan, open: u64) -> (f64, f64) {
+/// Milliseconds that an order takes at saturation where so many were shipped as they came, and so many more are open.
+async fn cost_with_open(plan: &Plan, shipped: u64, open: u64) -> f64 {
     let servers = Servers::start().await;
     let shop = shop(&servers).await;
+    if shipped > 0 {
+        let is_placed = AtomicBool::new(false);
+        let placing = async {
+            saturate(&shop, Until::Answered(shipped)).await;
+            is_placed.store(true, Ordering::Relaxed);
+        };
+        tokio::join!(placing, ship_all(&shop, &servers, &is_placed));
+    }
     let opened = saturate(&shop, Until::Answered(open)).await;
+    let memory_mb = shop.memory_mb();
     println!(
-        "      {} orders were opened in {:.0} s; the process has {:.0} MB",
-        opened.answered,
-        opened.took.as_secs_f64(),
-        shop.memory_mb()
+        "      {shipped} orders were shipped, and {} are open; the process has {memory_mb:.0} MB",
+        opened.answered
     );
-    let with_open = cost(plan, &shop, &servers).await;
-    let shipped = ship_all(&shop, &servers).await;
-    println!("      {shipped} orders were shipped");
-    let with_none = cost(plan, &shop, &servers).await;
+    let meter = crate::cpu::Meter::new(&shop, &servers);
+    let load = meter.of(saturate(&shop, Until::Elapsed(plan.round()))).await;
+    println!("{meter}");
     shop.stop().await;
     servers.stop().await;
-    (with_open, with_none)
-}
-
-/// Milliseconds that an order takes.
-async fn cost(plan: &Plan, shop: &Instance, servers: &Servers) -> f64 {
-    let meter = crate::cpu::Meter::new(shop, servers);
-    let load = meter.of(saturate(shop, Until::Elapsed(plan.round()))).await;
-    println!("{meter}");
     load.took.as_secs_f64() * 1e3 / load.answered as f64
 }
 
-/// Ships all that is open, until nothing is left to do; how many orders that were.
-async fn ship_all(shop: &Instance, servers: &Servers) -> usize {
+/// Ships orders as they come, until no more are placed and all are over.
+async fn ship_all(shop: &Instance, servers: &Servers, is_placed: &AtomicBool) {
     let pool = PgPool::connect(servers.postgres.local_url()).await.expect("Postgres answers");
-    let open = "select id from cartulary.sagas where saga = 'checkout' and not is_over";
+    let open = "select id, stage = 'shipping' from cartulary.sagas where saga = 'checkout' and not is_over";
     let mut shipped: HashSet<Uuid> = HashSet::new();
     loop {
-        let open: Vec<Uuid> = sqlx::query_scalar(open).fetch_all(&pool).await.expect("ids");
-        if open.is_empty() {
-            pool.close().await;
-            return shipped.len();
+        let was_placed = is_placed.load(Ordering::Relaxed);
+        let open: Vec<(Uuid, bool)> = sqlx::query_as(open).fetch_all(&pool).await.expect("ids");
+        if was_placed && open.is_empty() {
+            return pool.close().await;
         }
-        let new: Arc<[Uuid]> = open.into_iter().filter(|order| shipped.insert(*order)).collect();
+        let new = open.into_iter().filter(|(order, is_due)| *is_due && shipped.insert(*order));
+        let new: Arc<[Uuid]> = new.map(|(order, _)| order).collect();
         let count = new.len() as u64;
         let shipment: Requests = Arc::new(move |number| {
             let order = new[usize::try_from(number).expect("few")];
