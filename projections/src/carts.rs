@@ -117,7 +117,7 @@ impl Projection for Carts {
              order_id uuid,
              version bigint not null,
              quote jsonb
-         ) with (fillfactor = 80);
+         ) with (fillfactor = 50);
          create table lines (
              cart_id uuid,
              sku text collate \"C\",

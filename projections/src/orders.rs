@@ -61,7 +61,7 @@ impl Projection for Orders {
              placed_at timestamptz not null,
              version bigint not null,
              position bigint not null
-         ) with (fillfactor = 70);
+         ) with (fillfactor = 50);
          create table quotes (
              order_id uuid not null,
              lines jsonb not null,

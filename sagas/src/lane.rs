@@ -13,7 +13,9 @@ use crate::following::Following;
 use crate::index::{self, Overdue};
 use crate::work::Sagas;
 
-const CHECKPOINT_INTERVAL: Duration = Duration::from_millis(200);
+/// By then most checkouts have come to where they stay, and are written once; what is lost with a process is soon
+/// repeated.
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
 const BACKOFF: Duration = Duration::from_secs(1);
 
 /// How late a timer may be before it is made up for.
