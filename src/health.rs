@@ -19,6 +19,10 @@ use utoipa::ToSchema;
 /// How long the log or the database may take to answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
+/// A reader that needs no longer to where the log's end was has caught up: while commands come, its very end is out of
+/// reach.
+const CLOSE: Duration = Duration::from_secs(15);
+
 /// What readiness depends on.
 pub struct Health {
     log: Arc<dyn EventLog>,
@@ -47,10 +51,13 @@ impl Reader {
     }
 }
 
-/// When it was last seen to move, and whether it ever came to the end.
+/// When it was last seen to move, and whether it ever came close to the end.
 struct Progress {
     position: u64,
     moved_at: Instant,
+    /// An end of the log that it is on its way to, and when that was the end.
+    goal: u64,
+    goal_at: Instant,
     caught_up: bool,
 }
 
@@ -138,9 +145,8 @@ impl Health {
         let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
         // A lane that went to another process and comes back begins anew.
         progress.retain(|lane, _| readers.iter().any(|reader| reader.lane == *lane));
-        let begin = || Progress { position: 0, moved_at: Instant::now(), caught_up: false };
         let troubles = readers.iter().filter_map(|reader| {
-            progress.entry(reader.lane.clone()).or_insert_with(begin).trouble(
+            progress.entry(reader.lane.clone()).or_insert_with(|| Progress::new(end)).trouble(
                 reader,
                 end,
                 self.standstill_limit,
@@ -151,6 +157,11 @@ impl Health {
 }
 
 impl Progress {
+    fn new(end: u64) -> Self {
+        let now = Instant::now();
+        Self { position: 0, moved_at: now, goal: end, goal_at: now, caught_up: false }
+    }
+
     /// Why the reader does not follow the log, if it does not.
     fn trouble(&mut self, reader: &Reader, end: u64, standstill_limit: Duration) -> Option<String> {
         let Reader { lane: name, status: Status { position, stopped }, .. } = reader;
@@ -158,7 +169,10 @@ impl Progress {
             self.position = *position;
             self.moved_at = Instant::now();
         }
-        self.caught_up |= *position >= end;
+        if *position >= self.goal {
+            self.caught_up |= *position >= end || self.goal_at.elapsed() <= CLOSE;
+            (self.goal, self.goal_at) = (end, Instant::now());
+        }
         if let Some(reason) = stopped {
             return Some(format!("{name} stopped at position {position}: {reason}"));
         }
@@ -207,5 +221,33 @@ pub async fn wait_until_ready(url: &str) -> anyhow::Result<()> {
         };
         anyhow::ensure!(Instant::now() < deadline, "the shop does not become ready: {trouble}");
         tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trouble(progress: &mut Progress, position: u64, end: u64) -> Option<String> {
+        let status = Status { position, stopped: None };
+        let reader = Reader { name: "sagas", lane: "sagas/0".to_owned(), status };
+        progress.trouble(&reader, end, Duration::from_secs(60))
+    }
+
+    #[test]
+    fn who_follows_closely_has_caught_up_though_it_never_sees_the_end() {
+        let mut progress = Progress::new(100);
+        assert!(trouble(&mut progress, 90, 110).is_some());
+        assert_eq!(trouble(&mut progress, 100, 120), None);
+        assert_eq!(trouble(&mut progress, 110, 1_000), None, "once is enough");
+    }
+
+    #[test]
+    fn who_needed_long_is_on_its_way_to_the_next_end() {
+        let mut progress = Progress::new(100);
+        progress.goal_at = Instant::now().checked_sub(2 * CLOSE).expect("the machine runs for longer");
+        assert!(trouble(&mut progress, 100, 10_000).is_some());
+        assert!(trouble(&mut progress, 9_999, 10_100).is_some());
+        assert_eq!(trouble(&mut progress, 10_000, 10_100), None);
     }
 }
