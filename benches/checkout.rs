@@ -371,7 +371,8 @@ struct Basket {
 }
 
 async fn basket(shop: &Instance, lines: u64) -> Basket {
-    const PAGES: u64 = 200;
+    // One takes some 30 µs: fewer would be a measure of a few milliseconds of the machine.
+    const PAGES: u64 = 5_000;
     const CHANGES: usize = 20;
     let mut buyer = Buyer::open(shop).await;
     let (cart, mut position) = buyer.cart((0..lines).map(sku)).await;
