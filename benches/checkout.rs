@@ -11,11 +11,12 @@ use sqlx::PgPool;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
+use crate::baskets;
 use crate::load::{self, Connection, Load, Requests, Until};
 use crate::report::{Figure, Plan, Report, Target};
 use crate::servers::{Instance, Servers};
 
-const GROUP: &str = "checkout";
+pub const GROUP: &str = "checkout";
 
 const PRODUCTS: u64 = 2_000;
 const ROLES: [&str; 4] = ["command-api", "query-api", "projections", "sagas"];
@@ -37,21 +38,63 @@ pub async fn measure(plan: &Plan, report: &mut Report) {
         open_sagas(plan, report).await;
     }
     if plan.wants(GROUP, "cart-1114-lines") || plan.wants(GROUP, "checkout-1114-lines") {
-        many_lines(plan, report).await;
+        baskets::measure(plan, report).await;
     }
 }
 
-fn sku(number: u64) -> String {
+pub fn sku(number: u64) -> String {
     format!("SKU-{}", number % PRODUCTS)
 }
 
+/// Another for each product, so that a long page packs as one of a shop does.
+fn title(number: u64) -> String {
+    const HOW: [&str; 13] = [
+        "Vintage",
+        "Ivory",
+        "Retro spot",
+        "Small",
+        "Hanging",
+        "Set of six",
+        "Antique",
+        "Pink",
+        "Folding",
+        "Jumbo",
+        "Painted",
+        "Woodland",
+        "Enamel",
+    ];
+    const OF: [&str; 11] = [
+        "metal", "glass", "wooden", "paper", "ceramic", "wicker", "felt", "zinc", "cotton", "paisley",
+        "heart",
+    ];
+    const WHAT: [&str; 14] = [
+        "mug",
+        "lantern",
+        "cake stand",
+        "lunch bag",
+        "bunting",
+        "tea light holder",
+        "photo frame",
+        "doormat",
+        "clock",
+        "coat rack",
+        "egg cup",
+        "tissue box",
+        "wall sign",
+        "gift tape",
+    ];
+    let mut random = fastrand::Rng::with_seed(number);
+    let [how, of, what] = [&HOW[..], &OF, &WHAT].map(|words| random.choice(words).expect("words"));
+    format!("{how} {of} {what} no. {}", random.u16(1..1_000))
+}
+
 /// A shop with products of which there is enough.
-async fn shop(servers: &Servers) -> Instance {
+pub async fn shop(servers: &Servers) -> Instance {
     let shop = Instance::start(servers, &ROLES).await;
     let product: Requests = Arc::new(|number| {
+        let (sku, title, price) = (sku(number), title(number), 250 + number * 37 % 4_000);
         let body = format!(
-            "{{\"sku\": \"{}\", \"title\": \"A mug\", \"description\": \"\", \"brand\": \"Clayworth\", \"category\": [\"Mugs\"], \"price\": {{\"amount\": 1250, \"currency\": \"GBP\"}}}}",
-            sku(number)
+            "{{\"sku\": \"{sku}\", \"title\": \"{title}\", \"description\": \"\", \"brand\": \"Clayworth\", \"category\": [\"Mugs\"], \"price\": {{\"amount\": {price}, \"currency\": \"GBP\"}}}}",
         );
         load::post("/v1/products", &body, crate::write::fresh())
     });
@@ -67,10 +110,10 @@ fn receipt(sku: &str, units: u64) -> String {
 }
 
 /// A buyer's connection.
-struct Buyer(Connection);
+pub struct Buyer(pub Connection);
 
 impl Buyer {
-    async fn open(shop: &Instance) -> Self {
+    pub async fn open(shop: &Instance) -> Self {
         Self(Connection::open(&shop.address).await)
     }
 
@@ -80,7 +123,7 @@ impl Buyer {
     }
 
     /// A cart with one of each, and the position at which it is full.
-    async fn cart(&mut self, skus: impl IntoIterator<Item = String>) -> (String, u64) {
+    pub async fn cart(&mut self, skus: impl IntoIterator<Item = String>) -> (String, u64) {
         let cart = self.ask(&load::post("/v1/carts", "", crate::write::fresh())).await;
         let cart = cart["id"].as_str().expect("an id").to_owned();
         let mut position = 0;
@@ -93,7 +136,7 @@ impl Buyer {
     }
 
     /// Waits until the order is confirmed and visible, or cancelled; for nothing, without a time.
-    async fn check_out(&mut self, cart: &str, wait_s: u32) -> Value {
+    pub async fn check_out(&mut self, cart: &str, wait_s: u32) -> Value {
         let body = "{\"email\": \"ann@example.com\", \"shipping_address\": {\"name\": \"Ann\", \
                     \"line1\": \"1 High Street\", \"city\": \"Leeds\", \"postal_code\": \"LS1 1AA\", \
                     \"country\": \"GB\"}, \"payment\": {\"method\": \"sandbox\", \"token\": \"tok_approve\"}}";
@@ -336,64 +379,4 @@ async fn ship_all(shop: &Instance, servers: &Servers, is_placed: &AtomicBool) {
         load::run(&shop.address, 64, Until::Answered(count), shipment).await;
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-}
-
-/// A real basket of 1,114 lines beside one of 10.
-async fn many_lines(plan: &Plan, report: &mut Report) {
-    let target = Target::RatioAtMost;
-    let page = Figure { group: GROUP, name: "cart-1114-lines", unit: "ms", target: target(3.0) };
-    let changed = Figure { group: GROUP, name: "cart-1114-lines-changed", unit: "ms", target: Target::None };
-    let all = Figure { group: GROUP, name: "checkout-1114-lines", unit: "ms", target: target(1114.0 / 10.0) };
-    let servers = Servers::start().await;
-    let shop = shop(&servers).await;
-    let (mut pages, mut checkouts, mut changed_pages) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..plan.rounds() {
-        let (few, many) = (basket(&shop, 10).await, basket(&shop, 1_114).await);
-        pages.push((many.page_ms, Some(few.page_ms)));
-        checkouts.push((many.checkout_ms, Some(few.checkout_ms)));
-        changed_pages.push((many.changed_page_ms, Some(few.changed_page_ms)));
-    }
-    report.note(&page, &pages);
-    report.note(&changed, &changed_pages);
-    report.note(&all, &checkouts);
-    shop.stop().await;
-    servers.stop().await;
-}
-
-/// What a cart takes.
-struct Basket {
-    /// Its page, as long as it is not changed: the median.
-    page_ms: f64,
-    /// Its page right after a change, which the read model has to come to first: the median.
-    changed_page_ms: f64,
-    /// Its checkout, until it's confirmed and visible.
-    checkout_ms: f64,
-}
-
-async fn basket(shop: &Instance, lines: u64) -> Basket {
-    // One takes some 30 µs: fewer would be a measure of a few milliseconds of the machine.
-    const PAGES: u64 = 5_000;
-    const CHANGES: usize = 20;
-    let mut buyer = Buyer::open(shop).await;
-    let (cart, mut position) = buyer.cart((0..lines).map(sku)).await;
-    let address = format!("/v1/carts/{cart}");
-    let mut took = Vec::new();
-    for quantity in 0..CHANGES {
-        let change = load::put(
-            &format!("{address}/lines/{}", sku(0)),
-            &format!("{{\"quantity\": {}}}", 2 - quantity % 2),
-        );
-        position = buyer.0.send(&change).await.expect("a position");
-        let began = Instant::now();
-        buyer.0.send(&load::get_at(&address, position)).await;
-        took.push(began.elapsed());
-    }
-    took.sort_unstable();
-    let pages: Requests = Arc::new(move |_| load::get_at(&address, position));
-    let page_ms = load::run(&shop.address, 1, Until::Answered(PAGES), pages).await.p50_ms();
-    let began = Instant::now();
-    let order = buyer.check_out(&cart, 120).await;
-    assert_eq!(order["status"], "confirmed", "{order}");
-    let checkout_ms = began.elapsed().as_secs_f64() * 1e3;
-    Basket { page_ms, changed_page_ms: took[CHANGES / 2].as_secs_f64() * 1e3, checkout_ms }
 }

@@ -67,6 +67,11 @@ pub fn get_at(path: &str, position: u64) -> String {
     format!("GET {path} HTTP/1.1\r\nhost: bench\r\nmin-log-position: {position}\r\n\r\n")
 }
 
+/// The same, as a browser asks for it.
+pub fn get_packed_at(path: &str, position: u64) -> String {
+    get_at(path, position).replacen("\r\nhost:", "\r\naccept-encoding: gzip, deflate, br, zstd\r\nhost:", 1)
+}
+
 /// `GET`.
 pub fn get(path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nhost: bench\r\n\r\n")

@@ -3,6 +3,7 @@
 //! `make bench`, `make bench ONLY=write`, `make bench ONLY=write/hot-sku`, `make bench QUICK=1`.
 
 mod baseline;
+mod baskets;
 mod checkout;
 mod cpu;
 mod history;

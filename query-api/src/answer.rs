@@ -2,7 +2,6 @@
 
 use std::fmt::Display;
 
-use axum::Json;
 use axum::extract::FromRequestParts;
 use axum::http::header::{CACHE_CONTROL, IF_NONE_MATCH, VARY};
 use axum::http::request::Parts;
@@ -14,6 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::QueryApi;
+use crate::representation::takes_gzip;
 
 const LIMIT_DEFAULT: i64 = 20;
 const LIMIT_MAX: i64 = 100;
@@ -36,6 +36,7 @@ pub(crate) struct Asked {
     min_log_position: u64,
     stale_is_fine: bool,
     none_match: Option<String>,
+    takes_gzip: bool,
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Asked {
@@ -47,6 +48,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Asked {
             min_log_position: min_log_position(headers)?,
             stale_is_fine: preference(headers, "stale-ok").is_some(),
             none_match: headers.get(IF_NONE_MATCH).and_then(|value| value.to_str().ok()).map(str::to_owned),
+            takes_gzip: takes_gzip(headers),
         })
     }
 }
@@ -62,10 +64,14 @@ impl Asked {
         self.min_log_position
     }
 
+    pub fn takes_gzip(&self) -> bool {
+        self.takes_gzip
+    }
+
     /// At least this position, and nothing older will do.
     pub fn exactly(&self, position: u64) -> Self {
         let min_log_position = self.min_log_position.max(position);
-        Self { min_log_position, stale_is_fine: false, none_match: None }
+        Self { min_log_position, stale_is_fine: false, none_match: None, takes_gzip: false }
     }
 }
 
@@ -143,18 +149,18 @@ impl<B> Answer<B> {
     }
 }
 
-impl<B: Serialize> IntoResponse for Answer<B> {
+impl<B: IntoResponse> IntoResponse for Answer<B> {
     fn into_response(self) -> Response {
         let mut response = match self.not_modified {
             true => StatusCode::NOT_MODIFIED.into_response(),
-            false => Json(self.body).into_response(),
+            false => self.body.into_response(),
         };
         let headers = response.headers_mut();
         headers.extend([log_position(self.log_position)]);
         let cache = if self.stale { NOT_KEPT } else { self.cache };
         headers.insert(CACHE_CONTROL, HeaderValue::from_static(cache));
         // An answer that was fresh enough for one query may not be for the next.
-        headers.insert(VARY, HeaderValue::from(MIN_LOG_POSITION));
+        headers.append(VARY, HeaderValue::from(MIN_LOG_POSITION));
         headers.extend(self.etag.map(etag));
         if self.stale {
             headers.insert(STALE, HeaderValue::from_static("true"));

@@ -13,21 +13,20 @@ use infra::http::{MoneyBody, Path, Problem, TotalsBody};
 use infra::known::{Change, Keep, Known};
 use projections::carts;
 use serde::Serialize;
-use serde_json::value::RawValue;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::QueryApi;
-use crate::answer::{Answer, Asked, Missing, unavailable};
+use crate::answer::{Asked, Missing, unavailable};
+use crate::representation::Representation;
 
 /// A cart.
 #[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct Cart<'a> {
+pub(crate) struct Cart {
     id: Uuid,
     /// open or checked_out
     status: &'static str,
-    #[schema(value_type = Vec<Line>)]
-    lines: &'a RawValue,
+    lines: Vec<Line>,
     /// Null while it's empty, or while its lines can't be added up.
     total: Option<MoneyBody>,
     /// While it's checked out.
@@ -57,8 +56,8 @@ pub(crate) struct Quote {
 }
 
 impl Quote {
-    fn new(quoted: &carts::Quoted, unlike: Option<&'static str>) -> Self {
-        let carts::Quoted { quote_id, country, region, totals, expires_at } = quoted.clone();
+    fn new(quoted: carts::Quoted, unlike: Option<&'static str>) -> Self {
+        let carts::Quoted { quote_id, country, region, totals, expires_at } = quoted;
         let totals = totals.into();
         Self {
             quote_id: quote_id.0,
@@ -98,8 +97,9 @@ pub(crate) async fn get(
     Path(id): Path<CartId>,
     asked: Asked,
 ) -> Result<Response, Problem> {
-    if let Some((known, log_position)) = known(&api, id, &asked) {
-        return Ok(known.answer.at(api.clock.now(), log_position, &asked));
+    let now = api.clock.now();
+    if let Some(answer) = known(&api, id, &asked, now) {
+        return Ok(answer);
     }
     let model = api.fresh(carts::NAME, &asked).await?;
     let (cart, log_position) = carts::cart(&api.pool, &model, id.0).await.map_err(unavailable)?;
@@ -108,25 +108,27 @@ pub(crate) async fn get(
             Missing { code: "cart_not_found", detail: "there is no cart with this id", log_position };
         return Ok(missing.into_response());
     };
-    let shown = Arc::new(Known::new(Shown::new(cart, lines), model.version, log_position));
-    api.carts.put(&id.to_string(), shown.clone());
-    Ok(shown.answer.at(api.clock.now(), log_position, &asked))
+    let shown = Shown::new(cart, lines, now);
+    let answer = shown.cart.private(log_position, &asked);
+    api.carts.put(&id.to_string(), Known::new(shown, model.version, log_position));
+    Ok(answer)
 }
 
-/// The cart as it is kept, if that is not older than what the database would say.
-fn known(api: &QueryApi, id: CartId, asked: &Asked) -> Option<(Arc<Known<Shown>>, u64)> {
+/// The cart as it is kept, if that is not older than what the database would say, and true now.
+fn known(api: &QueryApi, id: CartId, asked: &Asked, now: DateTime<Utc>) -> Option<Response> {
     let model = api.read_models.seen(carts::NAME)?;
-    api.carts.get(&id.to_string(), model.version, asked.min_log_position().max(model.position.0))
+    let least = asked.min_log_position().max(model.position.0);
+    let (known, log_position) = api.carts.get(&id.to_string(), model.version, least)?;
+    let Shown { cart, .. } = &known.answer;
+    known.answer.is_true_at(now).then(|| cart.private(log_position, asked))
 }
 
-/// What is shown of a cart at any time, as it is kept.
+/// What is shown of a cart, as it is kept.
 #[derive(Debug)]
 pub(crate) struct Shown {
-    cart: carts::Cart,
-    lines: Box<RawValue>,
-    lines_hash: Hash,
-    total: Option<MoneyBody>,
-    is_for_sale: bool,
+    cart: Representation,
+    /// From when on time alone shows something else: when its quote expires.
+    until: Option<DateTime<Utc>>,
 }
 
 impl Keep for Shown {
@@ -140,53 +142,52 @@ impl Keep for Shown {
     }
 
     fn bytes(&self) -> usize {
-        self.lines.get().len() + size_of::<Self>()
+        self.cart.bytes() + size_of::<Self>()
     }
 }
 
 impl Shown {
-    fn new(cart: carts::Cart, lines: Vec<carts::Line>) -> Self {
-        let totals: Option<Vec<Money>> = lines.iter().map(line_total).collect();
-        let total = totals.and_then(|totals| {
-            let (first, rest) = totals.split_first()?;
-            rest.iter().try_fold(*first, |sum, total| sum.plus(*total)).ok()
-        });
+    fn new(cart: carts::Cart, lines: Vec<carts::Line>, now: DateTime<Utc>) -> Self {
         let is_for_sale = lines.iter().all(|line| line.for_sale);
-        let lines: Vec<Line> = lines.into_iter().map(Line::from).collect();
-        let lines = serde_json::value::to_raw_value(&lines)
-            .unwrap_or_else(|error| unreachable!("plain data: {error}"));
-        let lines_hash = Hash::of(lines.get().as_bytes());
-        Self { cart, lines, lines_hash, total: total.map(MoneyBody::from), is_for_sale }
-    }
-
-    fn at(&self, now: DateTime<Utc>, log_position: u64, asked: &Asked) -> Response {
-        let carts::Cart { id, order_id, version, quote, .. } = &self.cart;
-        let unlike = self.unlike_quote(now);
+        let unlike = unlike_quote(&cart, is_for_sale, now);
+        let until = cart.quote.as_ref().map(|quote| quote.expires_at).filter(|expires_at| now < *expires_at);
+        let carts::Cart { id, order_id, version, quote, .. } = cart;
         let body = Cart {
-            id: *id,
+            id,
             status: if order_id.is_some() { "checked_out" } else { "open" },
-            lines: &self.lines,
-            total: self.total,
-            order_id: *order_id,
-            quote: quote.as_ref().map(|quote| Quote::new(quote, unlike)),
+            total: total(&lines).map(MoneyBody::from),
+            lines: lines.into_iter().map(Line::from).collect(),
+            order_id,
+            quote: quote.map(|quote| Quote::new(quote.0, unlike)),
         };
         // The cart's own version, which If-Match compares, and what else changes what is shown: titles and
         // prices, and time.
-        let (lines, quote) = (self.lines_hash.to_string(), unlike.unwrap_or("holds"));
-        let version = format!("{version}-{}-{quote}", &lines[..16]);
-        Answer::private(body, log_position, asked).etag(version, asked).into_response()
+        let version = |json: &[u8]| format!("{version}-{}", &Hash::of(json).to_string()[..16]);
+        Self { cart: Representation::new(&body, version), until }
     }
 
-    /// Why the quote, if there is one, does not hold.
-    fn unlike_quote(&self, now: DateTime<Utc>) -> Option<&'static str> {
-        let quote = self.cart.quote.as_ref()?;
-        match () {
-            () if self.cart.lines_changed => Some(Changed::Lines.code()),
-            () if now >= quote.expires_at => Some(Changed::QuoteExpired.code()),
-            () if !self.is_for_sale => Some("not_for_sale"),
-            () => None,
-        }
+    fn is_true_at(&self, now: DateTime<Utc>) -> bool {
+        self.until.is_none_or(|until| now < until)
     }
+}
+
+/// Why the quote, if there is one, does not hold.
+fn unlike_quote(cart: &carts::Cart, is_for_sale: bool, now: DateTime<Utc>) -> Option<&'static str> {
+    let quote = cart.quote.as_ref()?;
+    match () {
+        () if cart.lines_changed => Some(Changed::Lines.code()),
+        () if now >= quote.expires_at => Some(Changed::QuoteExpired.code()),
+        () if !is_for_sale => Some("not_for_sale"),
+        () => None,
+    }
+}
+
+/// Of all lines, as far as they can be added up.
+fn total(lines: &[carts::Line]) -> Option<Money> {
+    let totals: Option<Vec<Money>> = lines.iter().map(line_total).collect();
+    let totals = totals?;
+    let (first, rest) = totals.split_first()?;
+    rest.iter().try_fold(*first, |sum, total| sum.plus(*total)).ok()
 }
 
 fn line_total(line: &carts::Line) -> Option<Money> {
@@ -198,5 +199,37 @@ impl From<carts::Line> for Line {
         let total = line_total(&line).map(MoneyBody::from);
         let carts::Line { sku, quantity, title, price, for_sale } = line;
         Self { sku, title, quantity, unit_price: price.0.into(), total, for_sale }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::TimeDelta;
+    use serde_json::json;
+    use sqlx::types::Json;
+
+    use super::*;
+
+    /// Nothing in the log says that a quote expires: who keeps a cart has to look at the clock.
+    #[test]
+    fn a_kept_cart_is_true_until_its_quote_expires() {
+        let (now, expires_in) = (DateTime::UNIX_EPOCH, TimeDelta::seconds(10));
+        let gbp = json!({"amount": 1250, "currency": "GBP"});
+        let totals = json!({"subtotal": gbp, "shipping": {"method": "post", "name": "Post", "price": gbp}, "total": gbp});
+        let quote = carts::Quoted {
+            quote_id: domain::QuoteId(Uuid::nil()),
+            country: "GB".to_owned(),
+            region: None,
+            totals: serde_json::from_value(totals).unwrap(),
+            expires_at: now + expires_in,
+        };
+        let (id, quote) = (Uuid::nil(), Some(Json(quote)));
+        let cart = carts::Cart { id, order_id: None, version: 1, quote, lines_changed: false };
+
+        let kept = Shown::new(cart.clone(), Vec::new(), now);
+        assert!(kept.is_true_at(now + expires_in - TimeDelta::milliseconds(1)));
+        assert!(!kept.is_true_at(now + expires_in));
+        let expired = Shown::new(cart, Vec::new(), now + expires_in);
+        assert!(expired.is_true_at(DateTime::<Utc>::MAX_UTC), "time changes nothing more");
     }
 }

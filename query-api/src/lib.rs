@@ -6,6 +6,7 @@ mod order_events;
 mod orders;
 mod products;
 mod reports;
+mod representation;
 mod search;
 mod shipping;
 

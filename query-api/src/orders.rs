@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
@@ -139,7 +140,7 @@ pub(crate) async fn get(
     // The order's own version, which If-Match compares, and what else changes what is shown.
     let steps = whole.timeline.len();
     let version = format!("{}-{}-{steps}", whole.order.version, whole.order.position);
-    Ok(Answer::private(Order::from(whole), log_position, &asked).etag(version, &asked).into_response())
+    Ok(Answer::private(Json(Order::from(whole)), log_position, &asked).etag(version, &asked).into_response())
 }
 
 impl From<orders::Refund> for Refund {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use domain::product::Details;
@@ -12,11 +13,11 @@ use infra::http::{MoneyBody, Path, Problem, Query};
 use infra::known::{Change, Keep, Known};
 use projections::catalog;
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::QueryApi;
 use crate::answer::{Answer, Asked, Missing, cursor, limit, place, text, unavailable};
+use crate::representation::Representation;
 
 /// A product as it can be bought.
 #[derive(Debug, Serialize, ToSchema)]
@@ -51,10 +52,7 @@ impl From<catalog::Product> for Product {
 
 /// What is shown of a product, as it is kept.
 #[derive(Debug)]
-pub(crate) struct Shown {
-    json: Box<RawValue>,
-    etag: String,
-}
+pub(crate) struct Shown(Representation);
 
 impl Keep for Shown {
     fn change(commit: &Entry) -> Change<'_> {
@@ -67,7 +65,7 @@ impl Keep for Shown {
     }
 
     fn bytes(&self) -> usize {
-        self.json.get().len() + self.etag.len()
+        self.0.bytes()
     }
 }
 
@@ -118,7 +116,7 @@ pub(crate) async fn list(
     products.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
     let next = products.last().filter(|_| more).map(|last| cursor(&last.sku));
     let data = products.into_iter().map(Product::from).collect();
-    Ok(Answer::shared(Products { data, next }, position, &asked).into_response())
+    Ok(Answer::shared(Json(Products { data, next }), position, &asked).into_response())
 }
 
 /// Get a product
@@ -127,7 +125,7 @@ pub(crate) async fn list(
         ("If-None-Match" = Option<String>, Header)),
     responses(
         (status = 200, description = "As it can be bought now", body = Product,
-            headers(("ETag" = String, description = "\"<product version>-<stock version>\""), ("Log-Position" = u64))),
+            headers(("ETag" = String, description = "\"<product version>-<stock version>\", and -gzip of a packed one"), ("Log-Position" = u64))),
         (status = 304, description = "It is as the ETag says"),
         (status = 404, description = "`product_not_found`, `not_found`", body = Problem),
         (status = 503, description = "`not_yet_projected`, `read_models_unavailable`", body = Problem),
@@ -148,12 +146,10 @@ pub(crate) async fn get(
         return Ok(Missing { code: "product_not_found", detail, log_position }.into_response());
     };
     let version = format!("{}-{}", product.version, product.stock_version);
-    let product = Product::from(product);
-    if let Ok(json) = serde_json::value::to_raw_value(&product) {
-        let shown = Shown { json, etag: version.clone() };
-        api.products.put(sku.as_str(), Known::new(shown, model.version, log_position));
-    }
-    Ok(Answer::shared(product, log_position, &asked).etag(version, &asked).into_response())
+    let shown = Shown(Representation::new(&Product::from(product), |_| version));
+    let answer = shown.0.shared(log_position, &asked);
+    api.products.put(sku.as_str(), Known::new(shown, model.version, log_position));
+    Ok(answer)
 }
 
 /// The answer, if it is known, and not older than what the database would say.
@@ -161,8 +157,7 @@ fn known(api: &QueryApi, sku: &Sku, asked: &Asked) -> Option<Response> {
     let model = api.read_models.seen(catalog::NAME)?;
     let least = asked.min_log_position().max(model.position.0);
     let (known, log_position) = api.products.get(sku.as_str(), model.version, least)?;
-    let Shown { json, etag } = &known.answer;
-    Some(Answer::shared(json, log_position, asked).etag(etag, asked).into_response())
+    Some(known.answer.0.shared(log_position, asked))
 }
 
 /// A category and those below it.
@@ -192,7 +187,7 @@ pub(crate) struct Categories {
 pub(crate) async fn categories(State(api): State<Arc<QueryApi>>, asked: Asked) -> Result<Response, Problem> {
     let model = api.fresh(catalog::NAME, &asked).await?;
     let (counts, position) = catalog::categories(&api.pool, &model).await.map_err(unavailable)?;
-    Ok(Answer::shared(Categories { data: tree(&counts) }, position, &asked).into_response())
+    Ok(Answer::shared(Json(Categories { data: tree(&counts) }), position, &asked).into_response())
 }
 
 fn tree(counts: &[(String, i64)]) -> Vec<Category> {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use chrono::{Months, NaiveDate};
@@ -100,7 +101,7 @@ pub(crate) async fn sales(
     lines.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
     let next = lines.last().filter(|_| more).map(|last| cursor(&(&last.key, &last.currency)));
     let data = lines.into_iter().map(SalesLine::from).collect();
-    Ok(Answer::private(SalesReport { data, next }, position, &asked).into_response())
+    Ok(Answer::private(Json(SalesReport { data, next }), position, &asked).into_response())
 }
 
 /// Nothing has U+0000, and Postgres takes none.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use infra::http::{Problem, Query};
@@ -98,7 +99,7 @@ pub(crate) async fn search(
         total: found.total,
         corrected: found.corrected,
     };
-    Ok(Answer::shared(body, found.log_position, &asked).into_response())
+    Ok(Answer::shared(Json(body), found.log_position, &asked).into_response())
 }
 
 fn facets(found: Vec<read_model::Facet>) -> Vec<Facet> {

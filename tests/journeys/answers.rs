@@ -1,5 +1,6 @@
 //! The conventions of the HTTP APIs, seen from outside.
 
+use flate2::read::GzDecoder;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -78,6 +79,45 @@ async fn a_cart_that_shows_something_else_has_another_etag() {
         answer.header("etag").split('-').next().map(str::to_owned)
     };
     assert_eq!(version(&after), version(&before), "If-Match compares what is the cart's own");
+}
+
+/// Whoever can unpack gzip is sent a long page packed; it is the same page, and stands for itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_page_is_packed_for_who_asks() {
+    let shop = shared().await;
+    let skus: [String; 10] = std::array::from_fn(|_| shop::name("packed"));
+    for sku in &skus {
+        shop.post("/v1/products", &product(sku)).await;
+    }
+    let path = format!("/v1/carts/{}", shop.cart(&skus[0], 1).await);
+    let mut position = 0;
+    for sku in &skus {
+        position = shop.put(&format!("{path}/lines/{sku}"), &json!({"quantity": 2})).await.position();
+    }
+    let plain = shop.get_at(&path, position).await;
+    assert_eq!(plain.header("content-encoding"), "");
+    assert!(plain.headers.get_all("vary").iter().any(|name| name == "accept-encoding"), "{plain:?}");
+
+    let packed = shop.request(Method::GET, &path).header("Accept-Encoding", "br, gzip;q=0.5");
+    let packed = packed.send().await.expect("an answer");
+    let header = |name: &str| packed.headers()[name].to_str().expect("text").to_owned();
+    assert_eq!(
+        (header("content-encoding"), header("content-type")),
+        ("gzip".into(), "application/json".into())
+    );
+    let etag = header("etag");
+    assert_ne!(etag, plain.header("etag"), "a strong tag is of these bytes");
+    let bytes = packed.bytes().await.expect("a body");
+    let body: Value = serde_json::from_reader(GzDecoder::new(&bytes[..])).expect("packed JSON");
+    assert_eq!((&body, body["lines"].as_array().map(Vec::len)), (&plain.body, Some(10)));
+
+    let again =
+        shop.request(Method::GET, &path).header("Accept-Encoding", "gzip").header("If-None-Match", &etag);
+    let again = again.send().await.expect("an answer");
+    assert_eq!((again.status().as_u16(), again.headers().get("content-encoding")), (304, None));
+    let line = shop.request(Method::PUT, &format!("{path}/lines/{}", skus[0])).header("If-Match", &etag);
+    let changed = shop.send(line.json(&json!({"quantity": 3}))).await;
+    assert_eq!(changed.status, 200, "of whichever tag, the cart's version counts: {changed:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
