@@ -91,7 +91,8 @@ pub(crate) fn takes_gzip(headers: &HeaderMap) -> bool {
     let values = headers.get_all(ACCEPT_ENCODING).into_iter().filter_map(|value| value.to_str().ok());
     let mut codings = values.flat_map(|value| value.split(',')).filter_map(|coding| {
         let (name, weight) = coding.split_once(';').unwrap_or((coding, ""));
-        let weight = weight.trim().strip_prefix("q=").unwrap_or("1").parse::<f32>().ok()?;
+        let weight = weight.trim().to_ascii_lowercase();
+        let weight = weight.strip_prefix("q=").unwrap_or("1").parse::<f32>().ok()?;
         name.trim().eq_ignore_ascii_case("gzip").then_some(weight)
     });
     codings.next().is_some_and(|weight| weight > 0.0)
@@ -111,7 +112,7 @@ mod tests {
         {
             assert!(takes(yes), "{yes}");
         }
-        for no in ["", "br", "gzip;q=0", "gzip; q=0.000, *", "x-gzip-not", "gzip;q=much", ";;,=,"] {
+        for no in ["", "br", "gzip;q=0", "gzip; Q=0.000, *", "x-gzip-not", "gzip;q=much", ";;,=,"] {
             assert!(!takes(no), "{no}");
         }
         assert!(!takes_gzip(&HeaderMap::new()));
