@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::QueryApi;
-use crate::representation::takes_gzip;
+use crate::representation::{PACKED, takes_gzip};
 
 const LIMIT_DEFAULT: i64 = 20;
 const LIMIT_MAX: i64 = 100;
@@ -139,9 +139,11 @@ impl<B> Answer<B> {
 
     pub fn etag(mut self, version: impl Display, asked: &Asked) -> Self {
         let tag = version.to_string();
+        // Packed or not: who has either has what it shows (RFC 9110 compares weakly here).
+        let shown = |tag: &str| tag.strip_suffix(PACKED).unwrap_or(tag).to_owned();
         let same = |candidate: &str| {
             let candidate = candidate.trim();
-            candidate == "*" || candidate.trim_start_matches("W/").trim_matches('"') == tag
+            candidate == "*" || shown(candidate.trim_start_matches("W/").trim_matches('"')) == shown(&tag)
         };
         self.not_modified = asked.none_match.as_deref().is_some_and(|tags| tags.split(',').any(same));
         self.etag = Some(tag);

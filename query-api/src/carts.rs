@@ -97,8 +97,7 @@ pub(crate) async fn get(
     Path(id): Path<CartId>,
     asked: Asked,
 ) -> Result<Response, Problem> {
-    let now = api.clock.now();
-    if let Some(answer) = known(&api, id, &asked, now) {
+    if let Some(answer) = known(&api, id, &asked) {
         return Ok(answer);
     }
     let model = api.fresh(carts::NAME, &asked).await?;
@@ -108,19 +107,19 @@ pub(crate) async fn get(
             Missing { code: "cart_not_found", detail: "there is no cart with this id", log_position };
         return Ok(missing.into_response());
     };
-    let shown = Shown::new(cart, lines, now);
+    let shown = Shown::new(cart, lines, api.clock.now());
     let answer = shown.cart.private(log_position, &asked);
     api.carts.put(&id.to_string(), Known::new(shown, model.version, log_position));
     Ok(answer)
 }
 
 /// The cart as it is kept, if that is not older than what the database would say, and true now.
-fn known(api: &QueryApi, id: CartId, asked: &Asked, now: DateTime<Utc>) -> Option<Response> {
+fn known(api: &QueryApi, id: CartId, asked: &Asked) -> Option<Response> {
     let model = api.read_models.seen(carts::NAME)?;
     let least = asked.min_log_position().max(model.position.0);
     let (known, log_position) = api.carts.get(&id.to_string(), model.version, least)?;
     let Shown { cart, .. } = &known.answer;
-    known.answer.is_true_at(now).then(|| cart.private(log_position, asked))
+    known.answer.is_true_at(api.clock.now()).then(|| cart.private(log_position, asked))
 }
 
 /// What is shown of a cart, as it is kept.

@@ -16,6 +16,9 @@ use crate::answer::{Answer, Asked};
 /// What is smaller goes into one packet as it is.
 const PACKED_FROM: usize = 1_400;
 
+/// Ends the tag of what is packed.
+pub(crate) const PACKED: &str = "-gzip";
+
 /// A resource in JSON, at one moment.
 #[derive(Debug)]
 pub(crate) struct Representation {
@@ -30,7 +33,7 @@ impl Representation {
     /// The version of what is shown may be made of how it is shown.
     pub fn new(body: &impl Serialize, version: impl FnOnce(&[u8]) -> String) -> Self {
         let json = serde_json::to_vec(body).unwrap_or_else(|error| unreachable!("plain data: {error}"));
-        Self { version: version(&json), json: json.into(), gzip: OnceLock::new() }
+        Self { version: version(&json), json: json.into_boxed_slice().into(), gzip: OnceLock::new() }
     }
 
     /// What it takes in memory at most, or so.
@@ -48,14 +51,11 @@ impl Representation {
         self.answer(asked, |body| Answer::private(body, log_position, asked))
     }
 
-    fn answer(&self, asked: &Asked, answer: impl FnOnce(Coded) -> Answer<Coded>) -> Response {
+    fn answer<'a>(&'a self, asked: &Asked, answer: impl FnOnce(Coded<'a>) -> Answer<Coded<'a>>) -> Response {
         let packed = asked.takes_gzip() && self.json.len() >= PACKED_FROM;
         // Other bytes, another strong tag; what If-Match compares is before the first dash.
-        let (body, version) = match packed {
-            true => (self.gzip().clone(), format!("{}-gzip", self.version)),
-            false => (self.json.clone(), self.version.clone()),
-        };
-        let mut response = answer(Coded { body, packed }).etag(version, asked).into_response();
+        let version = format!("{}{}", self.version, if packed { PACKED } else { "" });
+        let mut response = answer(Coded { shown: self, packed }).etag(version, asked).into_response();
         response.headers_mut().append(VARY, HeaderValue::from(ACCEPT_ENCODING));
         response
     }
@@ -64,25 +64,25 @@ impl Representation {
         self.gzip.get_or_init(|| {
             let mut packer = GzEncoder::new(Vec::new(), Compression::fast());
             let packed = packer.write_all(&self.json).and_then(|()| packer.finish());
-            packed.unwrap_or_else(|error| unreachable!("memory takes all: {error}")).into()
+            packed.unwrap_or_else(|error| unreachable!("memory takes all: {error}")).into_boxed_slice().into()
         })
     }
 }
 
-/// A body in the coding that it's asked for in.
-struct Coded {
-    body: Bytes,
+/// A body in the coding that it's asked for in; packed only if it is sent.
+struct Coded<'a> {
+    shown: &'a Representation,
     packed: bool,
 }
 
-impl IntoResponse for Coded {
+impl IntoResponse for Coded<'_> {
     fn into_response(self) -> Response {
         let json = (CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let mut response = ([json], self.body).into_response();
-        if self.packed {
-            response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        if !self.packed {
+            return ([json], self.shown.json.clone()).into_response();
         }
-        response
+        let gzip = (CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        ([json, gzip], self.shown.gzip().clone()).into_response()
     }
 }
 

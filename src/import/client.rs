@@ -44,7 +44,7 @@ impl Answer {
     /// The stock's version, the second part of a product's ETag.
     pub fn stock_version(&self) -> Option<u64> {
         let etag = self.etag.as_deref()?.trim_matches('"');
-        etag.split_once('-')?.1.parse().ok()
+        etag.split('-').nth(1)?.parse().ok()
     }
 }
 
